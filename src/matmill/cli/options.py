@@ -1,0 +1,75 @@
+"""Options that every command shares, so that they are spelt and explained the same everywhere.
+
+A command takes, as far as they make sense for it::
+
+    def predict(files: ..., seed: Seed = 0, out: Out = None, json: Json = False,
+                quiet: Quiet = False, device: Device = "auto") -> None:
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matmill.errors import InputError
+
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where to write; the suffix decides the format.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, for programs.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results and errors only.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda; auto takes a GPU when there is one.")
+]
+Elements = Annotated[
+    str | None,
+    typer.Option("--elements", help="Allowed elements, e.g. Ga,N,O; a crystal may use a subset."),
+]
+Exclude = Annotated[
+    str | None, typer.Option("--exclude", help="Elements that must not occur, e.g. Pb,Cd.")
+]
+AtomRange = Annotated[
+    str | None, typer.Option("--n-atoms", help="Atoms in the cell: a number or a range like 4-16.")
+]
+
+
+def pick_device(name: str) -> str:
+    """Return a torch device name for what the user typed.
+
+    Raises:
+        InputError: If the device is unknown or absent.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise InputError(
+                "--device cuda was asked for, but torch sees no GPU. Use --device cpu."
+            )
+        return name
+    raise InputError(f"--device '{name}' is unknown. Use auto, cpu or cuda.")
+
+
+def parse_atom_range(text: str | None) -> tuple[int, int] | None:
+    """Return (fewest, most) atoms from ``"8"`` or ``"4-16"``; None stays None.
+
+    Raises:
+        InputError: If the text is neither, or the range is empty.
+    """
+    if text is None:
+        return None
+    low, _, high = text.strip().partition("-")
+    try:
+        fewest, most = int(low), int(high or low)
+    except ValueError:
+        raise InputError(f"--n-atoms '{text}' is not a number or a range like 4-16.") from None
+    if not 1 <= fewest <= most:
+        raise InputError(f"--n-atoms '{text}' is empty: give 1 <= fewest <= most, e.g. 4-16.")
+    return fewest, most

@@ -1,0 +1,51 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from matmill.cli import progress
+from matmill.progress import Event, ignore
+
+
+def test_quiet_listens_to_nothing():
+    with progress.show(quiet=True) as on_event:
+        assert on_event is ignore
+
+
+def test_a_log_file_gets_few_lines(capsys):
+    with progress.show() as on_event:
+        for done in range(1, 1001):
+            on_event(Event(stage="relax", done=done, total=1000, values={"kept": done / 2}))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2  # the first and the last; the rest comes within ten seconds
+    assert lines[-1].startswith("relax: 1000/1000")
+    assert "kept 500" in lines[-1]
+
+
+def test_a_new_message_is_shown_once(capsys):
+    with progress.show() as on_event:
+        for done in range(1, 4):
+            on_event(Event(stage="screen", done=done, total=9, message="loading"))
+    assert capsys.readouterr().err.count("loading") == 1
+
+
+def test_bars_follow_events():
+    bars = Progress(
+        TextColumn("{task.description} {task.completed} {task.fields[note]}"),
+        console=Console(file=io.StringIO()),
+    )
+    listen = progress._Bars(bars)
+    listen(Event(stage="train", done=1))
+    listen(Event(stage="train", done=7, total=10, message="epoch 2", values={"loss": 0.25}))
+    (task,) = bars.tasks
+    assert (task.completed, task.total) == (7, 10)
+    assert task.fields["note"] == "epoch 2, loss 0.25"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"),
+    [(0, 1.0, ""), (30, 1.0, "30/s"), (3, 2.0, "1.5/s"), (1, 10.0, "6.0/min")],
+)
+def test_rate(done, seconds, text):
+    assert progress.rate(done, seconds) == text
