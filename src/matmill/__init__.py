@@ -16,7 +16,7 @@ _PUBLIC = {
     "load_predictor": "matmill.predict.protocol",
     "relax": "matmill.verify.relax",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names are resolved lazily below
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll] - lazy
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object

@@ -1,4 +1,4 @@
-"""Errors that a caller can act on; each message says what was given, what was expected, what to do."""
+"""Errors that a caller can act on: what was given, what was expected, what to do."""
 
 from difflib import get_close_matches
 

@@ -1,4 +1,4 @@
-"""Plug-ins by name, imported only when used. Everything that ships is listed at the end of this file."""
+"""Plug-ins by name, imported only when used. All that ships is listed at the end of this file."""
 
 from dataclasses import dataclass, field
 from importlib import import_module

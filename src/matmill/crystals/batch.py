@@ -186,7 +186,7 @@ class CrystalBatch:
         return replace(self, ids=tuple(ids))
 
     def chunks(self, max_atoms: int) -> "Iterator[CrystalBatch]":
-        """Yield runs of consecutive crystals with at most ``max_atoms`` atoms each (one at least)."""
+        """Yield runs of consecutive crystals: one crystal, or up to ``max_atoms`` atoms, each."""
         start, used = 0, 0
         for i, n in enumerate(self.n_atoms.tolist()):
             if i > start and used + n > max_atoms:
