@@ -1,11 +1,9 @@
 # make design: set up, then 20 crystals from shipped weights.  make test: set up, then all checks.
 SHELL := /bin/bash
 PYTHON ?= python3.11
-JOBS ?= 2
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ELEMENTS := Li,Na,Mg,Al,Si,P,S,Zn,Ga,Ge,N,O,F,Cl,Se,Br,In,Sn,Sb,Te
-export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: setup design lint type test test-slow golden bench build
 setup: .venv/runtime.stamp .venv/checks.stamp
 .venv/pins.stamp: requirements.lock
@@ -31,7 +29,7 @@ lint: .venv/checks.stamp
 type: .venv/checks.stamp
 	$(BIN)/pyright
 test: lint type
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 test-slow: .venv/checks.stamp
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -m slow
 golden: .venv/checks.stamp
