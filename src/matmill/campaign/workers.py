@@ -1,0 +1,298 @@
+"""Many tasks on many cores: ``map(function, items)`` on local processes.
+
+Each worker is a fresh process with one BLAS thread. A task that takes too long, needs too much
+memory, raises or kills its process costs that task only. Whatever the order in which tasks finish,
+results come back in the order of the items. A cluster fits behind the same two methods.
+"""
+
+import os
+import pickle
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from matmill.campaign.worker import MEMORY_EXIT, serve
+from matmill.errors import MatmillError
+
+TIMEOUT_S = 600.0
+LOAD_TIMEOUT_S = 600.0
+MEMORY_GB = 4.0
+# Children read these before they import numerical libraries.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one task.
+
+    Attributes:
+        value: What the function returned; None when it failed.
+        error: Why it failed, in one line; None when it did not.
+        seconds: Wall time of the task.
+    """
+
+    value: Any = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+OnDone = Callable[[int, Outcome], None]
+
+
+class Workers(Protocol):
+    """A place where tasks run."""
+
+    def prepare(self, function: Callable[[Any], Any]) -> None:
+        """Start loading what ``function`` needs (its ``warm_up``), without waiting for it."""
+        ...
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Sequence[Any],
+        *,
+        on_done: OnDone | None = None,
+    ) -> list[Outcome]:
+        """Return the outcome of ``function(item)`` for each item, in order.
+
+        Args:
+            function: Picklable; sent to each worker once, so it may hold what it has loaded.
+            items: Picklable arguments.
+            on_done: Called with (position, outcome) as tasks finish, in any order.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop all workers."""
+        ...
+
+
+class InlineWorkers:
+    """Tasks run here, one after another: for tests and debugging, without any protection."""
+
+    def prepare(self, function: Callable[[Any], Any]) -> None:
+        """Do nothing: the first task loads what it needs."""
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Sequence[Any],
+        *,
+        on_done: OnDone | None = None,
+    ) -> list[Outcome]:
+        """Return the outcome of each item."""
+        outcomes = []
+        for position, item in enumerate(items):
+            start = time.perf_counter()
+            try:
+                value, error = function(item), None
+            except Exception as problem:
+                value, error = None, f"{type(problem).__name__}: {problem}"
+            seconds = time.perf_counter() - start
+            outcomes.append(Outcome(value=value, error=error, seconds=seconds))
+            if on_done is not None:
+                on_done(position, outcomes[-1])
+        return outcomes
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class LocalWorkers:
+    """Tasks run in processes on this machine.
+
+    Args:
+        n_workers: Number of processes; 0 for one a core.
+        timeout_s: Longest time a task may take, in seconds, loading not counted.
+        memory_gb: Largest resident memory of a worker, in GB.
+    """
+
+    def __init__(
+        self, n_workers: int = 0, *, timeout_s: float = TIMEOUT_S, memory_gb: float = MEMORY_GB
+    ) -> None:
+        self.n_workers = n_workers or os.cpu_count() or 1
+        self.timeout_s = timeout_s
+        self.memory_gb = memory_gb
+        self._workers: list[_Worker] = []
+
+    def prepare(self, function: Callable[[Any], Any]) -> None:
+        """Start the processes and let them load ``function``."""
+        self._prepare(pickle.dumps(function), self.n_workers)
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Sequence[Any],
+        *,
+        on_done: OnDone | None = None,
+    ) -> list[Outcome]:
+        """Return the outcome of each item, in order; see `Workers.map`."""
+        code = pickle.dumps(function)
+        self._prepare(code, min(self.n_workers, len(items)))
+        waiting = deque(range(len(items)))
+        outcomes: dict[int, Outcome] = {}
+        try:
+            while len(outcomes) < len(items):
+                for worker in self._workers:
+                    if waiting and worker.is_free:
+                        position = waiting.popleft()
+                        worker.start(position, items[position], self.timeout_s)
+                for position, outcome in self._collect(code):
+                    outcomes[position] = outcome
+                    if on_done is not None:
+                        on_done(position, outcome)
+        except BaseException:
+            # Unfinished tasks must not answer to a later map.
+            self.close()
+            raise
+        return [outcomes[position] for position in range(len(items))]
+
+    def close(self) -> None:
+        """Stop all processes at once."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def _prepare(self, code: bytes, n_workers: int) -> None:
+        for worker in self._workers:
+            worker.load(code)
+        while len(self._workers) < n_workers:
+            self._workers.append(_Worker(self.memory_gb, code))
+
+    def _collect(self, code: bytes) -> list[tuple[int, Outcome]]:
+        """Wait until something happens and return the tasks that ended."""
+        ended = []
+        deadline = min((worker.deadline for worker in self._workers), default=0.0)
+        pause = max(0.0, min(deadline - time.monotonic(), 3600.0))
+        ready = wait([worker.pipe for worker in self._workers], timeout=pause)
+        for i, worker in enumerate(self._workers):
+            task, error = worker.task, None
+            try:
+                if worker.pipe in ready:
+                    outcome = worker.receive()
+                    if outcome is not None and task is not None:
+                        ended.append((task, outcome))
+                    continue
+                if time.monotonic() < worker.deadline:
+                    continue
+                limit = self.timeout_s if task is not None else LOAD_TIMEOUT_S
+                error = f"took longer than {limit:g} s"
+            except EOFError:
+                error = worker.cause_of_death(self.memory_gb)
+            worker.kill()
+            if task is None:
+                raise MatmillError(f"A worker process could not start: it {error}.")
+            ended.append((task, Outcome(error=error, seconds=worker.busy_s)))
+            self._workers[i] = _Worker(self.memory_gb, code)
+        return ended
+
+
+class _Worker:
+    """One process and the task that it works on."""
+
+    def __init__(self, memory_gb: float, code: bytes) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, memory_gb), name="matmill-worker", daemon=True
+        )
+        with _clean_start():
+            self.process.start()
+        theirs.close()
+        self.pipe: Connection
+        self.code = b""
+        self.is_loading = False
+        self.task: int | None = None
+        self.started = 0.0
+        self.deadline = float("inf")
+        self.load(code)
+
+    @property
+    def is_free(self) -> bool:
+        return self.task is None and not self.is_loading
+
+    @property
+    def busy_s(self) -> float:
+        return time.monotonic() - self.started
+
+    def load(self, code: bytes) -> None:
+        if code != self.code:
+            self.code = code
+            self.is_loading = True
+            self.started = time.monotonic()
+            self.deadline = self.started + LOAD_TIMEOUT_S
+            self._send(("load", code))
+
+    def start(self, task: int, item: Any, timeout_s: float) -> None:  # noqa: ANN401 - any argument
+        self.task = task
+        self.started = time.monotonic()
+        self.deadline = self.started + timeout_s
+        self._send(("run", pickle.dumps(item)))
+
+    def receive(self) -> Outcome | None:
+        """Return the outcome that arrived; None when it only says that it has loaded."""
+        try:
+            kind, value, error, seconds = pickle.loads(self.pipe.recv_bytes())
+        except OSError as broken:  # the process died while it wrote
+            raise EOFError from broken
+        if kind == "loaded":
+            self.is_loading = False
+            self.deadline = float("inf")
+            if error is not None:
+                raise value if isinstance(value, MatmillError) else MatmillError(error)
+            return None
+        self.task, self.deadline = None, float("inf")
+        return Outcome(value=value, error=error, seconds=seconds)
+
+    def cause_of_death(self, memory_gb: float) -> str:
+        self.process.join(timeout=5.0)
+        code = self.process.exitcode
+        if code == MEMORY_EXIT:
+            return f"needed more than {memory_gb:g} GB of memory"
+        return f"ended its process (exit code {code})"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def _send(self, message: tuple[str, bytes]) -> None:
+        try:
+            self.pipe.send_bytes(pickle.dumps(message))
+        except OSError:
+            # The process is dead; the next look at the pipe finds that out and says why.
+            return
+
+
+@contextmanager
+def _clean_start() -> Iterator[None]:
+    """Start children with one thread each, and without running the user's script again.
+
+    The standard library imports the parent's main file in each child; a script without the
+    ``if __name__ == "__main__"`` guard would then start its whole run there.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
