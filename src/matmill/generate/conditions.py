@@ -1,0 +1,227 @@
+"""What a crystal can be asked to be: scalars, a chemical system, a space group.
+
+Any subset may be given; what is absent has a learned null vector. The schema (names, units,
+trained ranges, counts) is saved with the weights, so a wrong name or an untrained value is
+noticed before any sampling.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.generate.state import N_ELEMENTS
+
+_N_RBF = 32
+_REACH = 3.0
+
+# Column -> how it is straightened before standardising.
+SCALARS: dict[str, str] = {
+    "band_gap_ev": "log1p",
+    "formation_energy_per_atom_ev": "identity",
+    "energy_above_hull_ev": "log1p_50mev",
+    "bulk_modulus_vrh_gpa": "log10",
+    "shear_modulus_vrh_gpa": "log10",
+    "density_g_cm3": "log10",
+}
+_TRANSFORMS = {
+    "identity": lambda x: x,
+    "log1p": lambda x: torch.log1p(x.clamp_min(0.0)),
+    "log1p_50mev": lambda x: torch.log1p(x.clamp_min(0.0) / 0.05),
+    "log10": lambda x: torch.log10(x.clamp_min(1e-2)),
+}
+# First and last number of each crystal system, triclinic to cubic.
+CRYSTAL_SYSTEMS: dict[str, tuple[int, int]] = {
+    "triclinic": (1, 2),
+    "monoclinic": (3, 15),
+    "orthorhombic": (16, 74),
+    "tetragonal": (75, 142),
+    "trigonal": (143, 167),
+    "hexagonal": (168, 194),
+    "cubic": (195, 230),
+}
+
+
+def crystal_system_of(space_group: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return 1 (triclinic) to 7 (cubic) for space-group numbers; 0 where the number is 0."""
+    last = torch.tensor([end for _, end in CRYSTAL_SYSTEMS.values()])
+    system = torch.bucketize(space_group, last) + 1
+    return torch.where(space_group > 0, system, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Conditions of a batch; NaN, 0 and False stand for "not given".
+
+    Attributes:
+        scalars: Values in the columns' units, NaN where not given, ``(b, n_scalars)``.
+        elements: Multi-hot over Z = 0..100, ``(b, 101)``; all zero where not given.
+        is_exact: True where all listed elements must occur, ``(b,)``.
+        space_group: 1..230, 0 where not given, ``(b,)``.
+        crystal_system: 1..7, 0 where not given, ``(b,)``.
+    """
+
+    scalars: Float[Tensor, "b s"]
+    elements: Float[Tensor, "b e"]
+    is_exact: Bool[Tensor, " b"]
+    space_group: Int[Tensor, " b"]
+    crystal_system: Int[Tensor, " b"]
+
+    @classmethod
+    def none(cls, b: int) -> "Conditions":
+        """Return conditions that ask for nothing."""
+        return cls(
+            scalars=torch.full((b, len(SCALARS)), torch.nan),
+            elements=torch.zeros(b, N_ELEMENTS + 1),
+            is_exact=torch.zeros(b, dtype=torch.bool),
+            space_group=torch.zeros(b, dtype=torch.int64),
+            crystal_system=torch.zeros(b, dtype=torch.int64),
+        )
+
+    @classmethod
+    def of(cls, batch: CrystalBatch, space_group: Int[Tensor, " n"]) -> "Conditions":
+        """Return everything that is known about these crystals."""
+        nan = torch.full((len(batch),), torch.nan, dtype=torch.float64)
+        scalars = torch.stack([batch.properties.get(name, nan) for name in SCALARS], dim=1)
+        elements = torch.zeros(len(batch), N_ELEMENTS + 1)
+        elements[batch.crystal_index, batch.atomic_numbers.clamp_max(N_ELEMENTS)] = 1.0
+        return cls(
+            scalars=scalars.float(),
+            elements=elements,
+            is_exact=torch.ones(len(batch), dtype=torch.bool),
+            space_group=space_group,
+            crystal_system=crystal_system_of(space_group),
+        )
+
+    def __len__(self) -> int:
+        return len(self.scalars)
+
+    def select(self, index: Tensor) -> "Conditions":
+        """Return these rows."""
+        return Conditions(**{name: values[index] for name, values in vars(self).items()})
+
+    def to(self, device: str | torch.device) -> "Conditions":
+        """Return a copy on another device."""
+        return Conditions(**{name: values.to(device) for name, values in vars(self).items()})
+
+    @staticmethod
+    def stack(parts: "list[Conditions]") -> "Conditions":
+        """Return the rows of all parts, in order."""
+        return Conditions(
+            **{name: torch.cat([vars(p)[name] for p in parts]) for name in vars(parts[0])}
+        )
+
+    def dropped(self, rng: torch.Generator) -> "Conditions":
+        """Hide conditions at random, so that the network learns every subset of them.
+
+        Three crystals in ten keep none but, perhaps, their symmetry; of the others each scalar
+        and the chemical system stays with probability 1/2 and 2/5.
+        """
+        b, s = self.scalars.shape
+        u = torch.rand(b, 4, generator=rng)
+        talks = u[:, 0] >= 0.3
+        keep = (torch.rand(b, s, generator=rng) < 0.5) & talks[:, None]
+        keep_elements = (u[:, 1] < 0.4) & talks
+        # Half of the systems are shown with strangers added: "a subset of these".
+        is_exact = u[:, 2] < 0.5
+        strangers = torch.rand(b, N_ELEMENTS + 1, generator=rng) < 0.04
+        strangers[:, 0] = False
+        shown = torch.where(
+            is_exact[:, None], self.elements, (self.elements + strangers).clamp_max(1)
+        )
+        symmetry = u[:, 3]
+        return replace(
+            self,
+            scalars=torch.where(keep, self.scalars, torch.nan),
+            elements=torch.where(keep_elements[:, None], shown, 0.0),
+            is_exact=is_exact & keep_elements,
+            space_group=torch.where(symmetry < 0.55, self.space_group, 0),
+            crystal_system=torch.where(symmetry < 0.75, self.crystal_system, 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarSchema:
+    """What the network learnt about one scalar.
+
+    Attributes:
+        mean: After straightening.
+        std: After straightening.
+        low: 1st percentile of the training values, in the column's unit.
+        high: 99th percentile.
+        count: Training crystals that had it.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def fit(cls, name: str, values: Tensor) -> "ScalarSchema":
+        """Measure one column, NaN where unknown."""
+        known = values[torch.isfinite(values)].double()
+        if len(known) < 2:
+            return cls(mean=0.0, std=1.0, low=float("nan"), high=float("nan"), count=len(known))
+        straight = _TRANSFORMS[SCALARS[name]](known)
+        low, high = torch.quantile(known, torch.tensor([0.01, 0.99]).double()).tolist()
+        return cls(
+            mean=float(straight.mean()),
+            std=max(float(straight.std()), 1e-6),
+            low=low,
+            high=high,
+            count=len(known),
+        )
+
+
+class ConditionEncoder(nn.Module):
+    """Sums one vector per condition, ``(b, width)``."""
+
+    def __init__(self, width: int, schema: dict[str, ScalarSchema]) -> None:
+        super().__init__()
+        self.schema = schema
+        n_scalars = len(SCALARS)
+        hidden = 64
+        self.scalar_in = nn.Parameter(torch.randn(n_scalars, _N_RBF + 2, hidden) * 0.15)
+        self.scalar_bias = nn.Parameter(torch.zeros(n_scalars, hidden))
+        self.scalar_out = nn.Parameter(torch.randn(n_scalars, hidden, width) * 0.05)
+        self.scalar_null = nn.Parameter(torch.zeros(n_scalars, width))
+        self.elements = nn.Linear(N_ELEMENTS + 2, width)
+        self.elements_null = nn.Parameter(torch.zeros(width))
+        self.space_group = nn.Embedding(231, width)
+        self.crystal_system = nn.Embedding(8, width)
+        nn.init.normal_(self.space_group.weight, std=0.05)
+        nn.init.normal_(self.crystal_system.weight, std=0.05)
+        stats = torch.tensor([[schema[name].mean, schema[name].std] for name in SCALARS])
+        self.register_buffer("stats", stats, persistent=False)
+
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Return the sum of the condition vectors."""
+        known = torch.isfinite(conditions.scalars)
+        values = conditions.scalars.nan_to_num(0.0)
+        straight = torch.stack(
+            [_TRANSFORMS[kind](values[:, i]) for i, kind in enumerate(SCALARS.values())], dim=1
+        )
+        assert isinstance(self.stats, Tensor)
+        x = ((straight - self.stats[:, 0]) / self.stats[:, 1]).clamp(-2 * _REACH, 2 * _REACH)
+        centres = torch.linspace(-_REACH, _REACH, _N_RBF, device=x.device)
+        width = 2 * _REACH / (_N_RBF - 1)
+        bumps = torch.exp(-0.5 * ((x[..., None] - centres) / width).square())
+        is_zero = (values.abs() < 1e-6).float()  # a metal among gaps, a hull member among distances
+        features = torch.cat([bumps, x[..., None], is_zero[..., None]], dim=-1)
+        hidden = torch.einsum("bsf,sfh->bsh", features, self.scalar_in) + self.scalar_bias
+        vectors = torch.einsum("bsh,shd->bsd", F.silu(hidden), self.scalar_out)
+        total = torch.where(known[..., None], vectors, self.scalar_null).sum(1)
+
+        asked = conditions.elements.sum(1, keepdim=True) > 0
+        listed = torch.cat([conditions.elements, conditions.is_exact[:, None].float()], dim=1)
+        total = total + torch.where(asked, self.elements(listed), self.elements_null)
+        return (
+            total
+            + self.space_group(conditions.space_group)
+            + self.crystal_system(conditions.crystal_system)
+        )
