@@ -19,7 +19,7 @@ from matmill.generate.protocol import ASSETS, GenerationRequest
 from matmill.generate.sample import Start, sample
 from matmill.generate.state import DenseCrystals, LatticeScale, NoisyState, from_dense, to_dense
 from matmill.training import checkpoint
-from matmill.training.precision import choose
+from matmill.training.precision import Precision, choose
 
 # Small batches stay in the processor's caches; the number is tokens (atoms + 1) with guidance off.
 _TOKENS_PER_BATCH = 1500
@@ -45,7 +45,7 @@ class FlowGenerator:
         *,
         weights_hash: str = "",
         device: str = "cpu",
-        precision: str = "auto",
+        precision: Precision = "auto",
     ) -> None:
         self.denoiser = denoiser.to(device).eval()
         self.card = card
@@ -65,7 +65,7 @@ class FlowGenerator:
 
     @classmethod
     def load(
-        cls, path: Path | None = None, *, device: str = "cpu", precision: str = "auto"
+        cls, path: Path | None = None, *, device: str = "cpu", precision: Precision = "auto"
     ) -> "FlowGenerator":
         """Load a checkpoint; the shipped one when ``path`` is None.
 
@@ -79,7 +79,13 @@ class FlowGenerator:
         size = SIZES[card["size"]]
         nan = float("nan")
         schema = {
-            name: ScalarSchema(**{k: nan if v is None else v for k, v in values.items()})
+            name: ScalarSchema(
+                mean=values["mean"],
+                std=values["std"],
+                low=nan if values["low"] is None else values["low"],
+                high=nan if values["high"] is None else values["high"],
+                count=values["count"],
+            )
             for name, values in card["conditions"].items()
         }
         scale = LatticeScale(mean=tensors["scale_mean"].double(), std=tensors["scale_std"].double())

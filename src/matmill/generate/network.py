@@ -111,7 +111,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.pair_gate.bias)
 
     def forward(self, x: Tensor, pairs: Tensor, bias: Tensor, shared: Tensor) -> Tensor:
-        """Args: tokens ``(b, n+1, d)``, pairs, bias ``(b, h, n+1, n+1)``, modulation ``(b, 6, d)``."""
+        """Args: tokens ``(b, n+1, d)``, pairs, bias per head, shared modulation ``(b, 6, d)``."""
         b, n_tokens, width = x.shape
         n = n_tokens - 1
         scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (shared + self.modulation)[

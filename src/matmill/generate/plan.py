@@ -48,7 +48,7 @@ class Plan:
     base: Conditions
     asked: Conditions
     is_guided: bool
-    allowed: Bool[Tensor, "e"]
+    allowed: Bool[Tensor, " e"]
     multiples: Int[Tensor, " n"]
 
 
@@ -121,12 +121,12 @@ def check_request(request: GenerationRequest, trained: Trained) -> list[str]:
             raise InputError(
                 f"This generator was not trained on '{column}'. It knows: {', '.join(known)}."
             )
-        for value in wanted if isinstance(wanted, tuple) else (wanted,):
-            if not low <= value <= high:
-                warnings.append(
-                    f"{column} = {value:g} is outside the trained range {low:.3g} to {high:.3g}: "
-                    "crystals will lie towards its edge."
-                )
+        warnings += [
+            f"{column} = {value:g} is outside the trained range {low:.3g} to {high:.3g}: "
+            "crystals will lie towards its edge."
+            for value in (wanted if isinstance(wanted, tuple) else (wanted,))
+            if not low <= value <= high
+        ]
     smallest = request.n_atoms[0] if request.n_atoms else 1
     if smallest > trained.max_atoms:
         raise InputError(
@@ -146,7 +146,7 @@ def check_request(request: GenerationRequest, trained: Trained) -> list[str]:
     return warnings
 
 
-def _allowed(request: GenerationRequest, trained: Trained) -> Bool[Tensor, "e"]:
+def _allowed(request: GenerationRequest, trained: Trained) -> Bool[Tensor, " e"]:
     known = set(trained.elements) - set(NOBLE_GASES)
     if request.seeds is not None:
         known |= set(request.seeds.atomic_numbers.tolist()) & set(range(1, N_ELEMENTS + 1))

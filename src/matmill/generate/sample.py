@@ -55,7 +55,7 @@ def sample(
     start: Start,
     *,
     n_steps: int,
-    allowed: Bool[Tensor, "e"],
+    allowed: Bool[Tensor, " e"],
     rng: torch.Generator,
     coord_slope: float = COORD_SLOPE,
     lattice_slope: float = LATTICE_SLOPE,
@@ -125,6 +125,4 @@ def sample(
         p_hide = dt * REMASK if t < _REMASK_UNTIL else 0.0
         shown = torch.where(masked & (draw[0] < p_show), guess, z)
         z = torch.where(start.free_types & ~masked & (draw[1] < p_hide), MASK, shown)
-    if bool((z == MASK).any()):  # the last step hides nothing, so only a rounding of p_show can
-        z = torch.where(z == MASK, guess, z)
     return DenseCrystals(z=z, f=f, y=y)
