@@ -1,0 +1,359 @@
+"""`LabelledCrystals`: crystals with their labels and where they came from, and how to open them."""
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.records import Complaint, ReadResult, atomic
+from matmill.data.labels import Labels, check_unique, read_labels, shown
+from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.progress import OnEvent, ignore
+from matmill.quantities import find
+
+_STRUCTURE_SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
+_TEXT_COLUMNS = ("cif", "cif_text", "structure")
+_NOT_NOTES = frozenset({"material_id", "formula"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledCrystals:
+    """Crystals whose properties are labels, with text columns beside them.
+
+    Attributes:
+        crystals: The structures; numeric labels are its ``properties``, NaN where unknown.
+        notes: Text columns such as ``split`` or ``release``, ``n_crystals`` cells each.
+        source: What it was opened from.
+        target: Column that was asked for as target; None when nobody asked.
+        complaints: What could not be used, row by row.
+    """
+
+    crystals: CrystalBatch
+    notes: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+    source: str = ""
+    target: str | None = None
+    complaints: tuple[Complaint, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, cells in self.notes.items():
+            if len(cells) != len(self.crystals):
+                raise InputError(
+                    f"Text column '{name}' has {len(cells)} cells for {len(self.crystals)} "
+                    "crystals."
+                )
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One id per crystal; row numbers when the source had none."""
+        return self.crystals.ids or tuple(str(row) for row in range(len(self)))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all numeric columns."""
+        return list(self.crystals.properties)
+
+    def column_name(self, name: str) -> str:
+        """Return the column that ``name`` stands for: itself, a known property, or a unique start.
+
+        ``"band_gap"`` finds ``"band_gap_ev"``, ``"exfoliation_energy"`` finds
+        ``"exfoliation_energy_mev_atom"``.
+
+        Raises:
+            UnknownNameError: If no column, or more than one, fits; lists all columns.
+        """
+        if name in self.crystals.properties:
+            return name
+        try:
+            quantity = find(name)
+        except UnknownNameError:
+            pass
+        else:
+            for candidate in (quantity.column, quantity.name):
+                if candidate in self.crystals.properties:
+                    return candidate
+        starts = [column for column in self.columns if column.startswith(f"{name}_")]
+        if len(starts) == 1:
+            return starts[0]
+        raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
+
+    def column(self, name: str) -> Float[Tensor, " n_crystals"]:
+        """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
+        return self.crystals.properties[self.column_name(name)]
+
+    def select(self, index: Int[Tensor, " n_wanted"] | Sequence[int]) -> "LabelledCrystals":
+        """Return these rows, in this order. A bool mask works too."""
+        index = torch.as_tensor(index)
+        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()
+        rows = index.tolist()
+        notes = {name: tuple(cells[row] for row in rows) for name, cells in self.notes.items()}
+        return replace(self, crystals=self.crystals.select(index), notes=notes)
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of structures, ids, labels and notes, 32 hex digits; order counts."""
+        return content_hash(self.crystals, self.notes)
+
+    @cached_property
+    def structure_hash(self) -> str:
+        """Content hash of structures and ids only: labels may be added without changing it."""
+        return content_hash(replace(self.crystals, properties={}))
+
+    def save(self, path: Path) -> None:
+        """Write the table; Parquet keeps the text columns, other formats what they can hold."""
+        from matmill.crystals.files import write
+
+        write(self.crystals, path)
+        if path.suffix == ".parquet" and self.notes:
+            _add_notes(path, self.notes)
+
+
+def content_hash(
+    batch: CrystalBatch, notes: dict[str, tuple[str | None, ...]] | None = None
+) -> str:
+    """Return a hash of everything in a batch, 32 hex digits; order counts.
+
+    Values are hashed in float32, the precision of the files, so a table keeps its hash when it
+    goes through Parquet.
+    """
+    digest = hashlib.sha256()
+
+    def add(name: str, values: Tensor) -> None:
+        if values.is_floating_point():
+            # +0.0 makes -0.0 and 0.0 one value; all NaN get the same bits.
+            values = (values.float() + 0.0).nan_to_num(nan=torch.finfo(torch.float32).max)
+        else:
+            values = values.long()
+        digest.update(f"|{name}:{tuple(values.shape)}|".encode())
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+
+    add("lattice", batch.lattice)
+    add("frac_coords", batch.frac_coords)
+    add("atomic_numbers", batch.atomic_numbers)
+    add("n_atoms", batch.n_atoms)
+    for name in sorted(batch.properties):
+        add(name, batch.properties[name])
+    digest.update("\0".join(batch.ids).encode())
+    for name, cells in sorted((notes or {}).items()):
+        digest.update(f"|{name}|".encode())
+        digest.update("\0".join("\1" if cell is None else cell for cell in cells).encode())
+    return digest.hexdigest()[:32]
+
+
+def open_table(
+    path: str | os.PathLike[str],
+    *,
+    structures: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+    id_column: str | None = None,
+    on_missing: Literal["error", "drop"] | None = None,
+    on_event: OnEvent = ignore,
+) -> LabelledCrystals:
+    """Open a table of crystals with labels.
+
+    Args:
+        path: A CSV of labels (with ``structures``, or a column of CIF text), a folder with one
+            CSV and structure files, a Parquet file, an ASE database, or any structure file.
+        structures: Folder with one structure file per row of the CSV, named like the row's id.
+        target: Column that must be there; see `LabelledCrystals.column_name`.
+        id_column: Column of the CSV with the ids; guessed by default.
+        on_missing: What to do with rows whose target is empty. By default an error for a CSV,
+            where an empty cell is likely a slip, and ``"drop"`` (with one complaint) elsewhere,
+            where empty means not known.
+        on_event: Told about progress.
+
+    Raises:
+        InputError: If the path does not exist.
+        UnknownNameError: If a column is missing; lists those that exist.
+        DataError: If structures are missing for rows, ids repeat, or a target is not a number.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There is no file or folder '{path}'.")
+    folder = Path(structures) if structures is not None else None
+    if path.is_dir():
+        sheets = sorted(path.glob("*.csv"))
+        if len(sheets) > 1:
+            names = ", ".join(sheet.name for sheet in sheets)
+            raise InputError(f"{path} has several CSV files ({names}): open one of them.")
+        folder, path = (path, sheets[0]) if sheets else (None, path)
+    is_csv = path.suffix.lower() == ".csv"
+    if is_csv:
+        table = _open_csv(path, folder, target, id_column, on_event)
+    else:
+        from matmill.crystals.files import read
+
+        result = read(path, on_event=on_event)
+        notes = _read_notes(path, result)
+        complaints = tuple(result.complaints)
+        table = LabelledCrystals(
+            crystals=result.crystals, notes=notes, source=str(path), complaints=complaints
+        )
+        if table.crystals.ids and path.suffix.lower() in {".parquet", ".db"}:
+            check_unique(table.crystals.ids, str(path))
+    if target is None:
+        return table
+    return require_target(table, target, on_missing or ("error" if is_csv else "drop"))
+
+
+def require_target(
+    table: LabelledCrystals, target: str, on_missing: Literal["error", "drop"] = "drop"
+) -> LabelledCrystals:
+    """Return the table with ``target`` set and known in every row.
+
+    Raises:
+        UnknownNameError: If there is no such column.
+        DataError: If values are missing and ``on_missing`` is ``"error"``, or all are missing.
+    """
+    column = table.column_name(target)
+    is_known = torch.isfinite(table.column(column))
+    missing = [table.ids[row] for row in torch.nonzero(~is_known).flatten().tolist()]
+    table = replace(table, target=column)
+    if not missing:
+        return table
+    if len(missing) == len(table):
+        raise DataError(f"'{column}' of {table.source} is empty in all {len(table)} rows.")
+    reason = f"'{column}' is empty or not finite in {len(missing)} of {len(table)} rows"
+    if on_missing == "error":
+        raise DataError(
+            f"{table.source}: {reason}: {shown(missing)}. Fill them in, or remove these rows."
+        )
+    complaint = Complaint(
+        file=table.source, row=0, reason=reason, remedy="These rows were left out."
+    )
+    table = table.select(is_known)
+    return replace(table, complaints=(*table.complaints, complaint))
+
+
+def _open_csv(
+    path: Path, folder: Path | None, target: str | None, id_column: str | None, on_event: OnEvent
+) -> LabelledCrystals:
+    labels = read_labels(path, id_column)
+    text_column = next((name for name in _TEXT_COLUMNS if name in labels.columns), None)
+    if target is not None and (target in labels.columns or not _fits_later(labels, target)):
+        labels.check_target(target)
+    if folder is not None:
+        crystals = _read_named(labels, folder, on_event)
+    elif text_column is not None:
+        crystals = _read_texts(labels, text_column)
+    else:
+        raise InputError(
+            f"{path} has labels but no structures. Give the folder of structure files "
+            "(--structures cifs/), or a column 'cif' with CIF text."
+        )
+    numbers: dict[str, Tensor] = {}
+    notes: dict[str, tuple[str | None, ...]] = {}
+    for name, cells in labels.columns.items():
+        if name in {labels.id_column, text_column}:
+            continue
+        values = labels.numbers(name)
+        if values is None:
+            notes[name] = tuple(cell or None for cell in cells)
+        elif not all(math.isnan(value) for value in values) or name == target:
+            numbers[name] = torch.tensor(values, dtype=torch.float64)
+    crystals = replace(crystals, properties=numbers, ids=labels.ids)
+    return LabelledCrystals(crystals=crystals, notes=notes, source=str(path))
+
+
+def _fits_later(labels: Labels, target: str) -> bool:
+    """Whether a shortened name or alias of a target will be understood by `column_name`."""
+    try:
+        quantity = find(target)
+    except UnknownNameError:
+        return sum(name.startswith(f"{target}_") for name in labels.columns) == 1
+    return quantity.column in labels.columns or quantity.name in labels.columns
+
+
+def _read_named(labels: Labels, folder: Path, on_event: OnEvent) -> CrystalBatch:
+    """Read the structure file of each row, found by the row's id."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder '{folder}' with structures.")
+    present = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
+    files, missing = [], []
+    for name in labels.ids:
+        names = (name, *(f"{name}{suffix}" for suffix in _STRUCTURE_SUFFIXES))
+        file = next((present[option] for option in names if option in present), None)
+        if file is None:
+            missing.append(f"{name}.cif")
+        else:
+            files.append(file)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(labels.ids)} rows of {labels.path} have no structure in "
+            f"{folder}: {shown(missing)}. Add these files, or remove the rows; files are found "
+            f"by the id in column '{labels.id_column}'."
+        )
+    from matmill.crystals.files import read
+
+    result = read(files, on_event=on_event)
+    if result.complaints or len(result.crystals) != len(files):
+        problems = [f"{Path(c.file).name}: {c.reason}" for c in result.complaints]
+        raise DataError(
+            f"{len(problems) or 'Some'} structure file(s) in {folder} cannot be used one to one "
+            f"({len(result.crystals)} crystals in {len(files)} files). {shown(problems)}. "
+            f"Repair them, or remove their rows from {labels.path}."
+        )
+    return result.crystals
+
+
+def _read_texts(labels: Labels, column: str) -> CrystalBatch:
+    """Parse a column of CIF text."""
+    from matmill.data.formats import read_cif_texts
+
+    result = read_cif_texts(labels.columns[column], labels.ids, str(labels.path))
+    if result.complaints:
+        raise DataError(
+            f"{len(result.complaints)} cell(s) in column '{column}' of {labels.path} are not a "
+            f"usable CIF: {shown([f'row {c.row}: {c.reason}' for c in result.complaints])}. "
+            "Repair or remove these rows."
+        )
+    return result.crystals
+
+
+def _read_notes(path: Path, result: ReadResult) -> dict[str, tuple[str | None, ...]]:
+    """Read the text columns of a Parquet file for the rows that became crystals."""
+    if path.suffix.lower() != ".parquet":
+        return {}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    names = [
+        column.name
+        for column in schema
+        if (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+        and column.name not in _NOT_NOTES
+    ]
+    if not names:
+        return {}
+    sheet = pq.read_table(path, columns=names)
+    places = (result.rows - 1).tolist()
+    is_whole = len(places) == sheet.num_rows
+    notes = {}
+    for name in names:
+        cells = sheet.column(name).to_pylist()
+        notes[name] = tuple(cells) if is_whole else tuple(cells[place] for place in places)
+    return notes
+
+
+def _add_notes(path: Path, notes: dict[str, tuple[str | None, ...]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sheet = pq.read_table(path)
+    for name, cells in notes.items():
+        if name not in sheet.column_names:
+            sheet = sheet.append_column(name, pa.array(cells, type=pa.string()))
+    with atomic(path) as part:
+        pq.write_table(sheet, part, compression="zstd")
