@@ -268,7 +268,10 @@ def parse_optimade(entries: Iterable[Mapping[str, Any]], name: str) -> LabelledC
 
 
 def _lattice(rows: Any) -> np.ndarray:  # noqa: ANN401
-    return np.array(rows, dtype=np.float64).reshape(3, 3)
+    lattice = np.array(rows, dtype=np.float64)
+    if lattice.shape != (3, 3):
+        raise DataError("the lattice is missing or incomplete")
+    return lattice
 
 
 def _number(symbol: str) -> int:
