@@ -1,0 +1,145 @@
+"""`Graph`: each atom with its nearest periodic neighbours, for a whole batch, in flat tensors."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.errors import DataError, InputError
+from matmill.graphs.nearest import nearest_neighbors
+from matmill.progress import Event, OnEvent, ignore
+
+_CHUNK_CRYSTALS = 2000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """Nearest neighbours of every atom of a batch.
+
+    Attributes:
+        n_atoms: Atoms of each crystal, ``(n_crystals,)``.
+        atomic_numbers: Z of each atom, ``(n_atoms_total,)``.
+        neighbor: Row of each neighbour in this graph, nearest first, ``(n_atoms_total, k)``;
+            the atom itself where there is no further neighbour.
+        distance: In Å, ``(n_atoms_total, k)`` float32; the cutoff where there is no neighbour.
+        mask: True where there is a neighbour, ``(n_atoms_total, k)``.
+    """
+
+    n_atoms: Int[Tensor, " n_crystals"]
+    atomic_numbers: Int[Tensor, " n_atoms_total"]
+    neighbor: Int[Tensor, "n_atoms_total k"]
+    distance: Float[Tensor, "n_atoms_total k"]
+    mask: Bool[Tensor, "n_atoms_total k"]
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @cached_property
+    def offsets(self) -> Int[Tensor, " n_crystals"]:
+        """Row of the first atom of each crystal."""
+        return self.n_atoms.cumsum(0) - self.n_atoms
+
+    @cached_property
+    def crystal_index(self) -> Int[Tensor, " n_atoms_total"]:
+        """The crystal that each atom belongs to."""
+        crystals = torch.arange(len(self.n_atoms), device=self.n_atoms.device)
+        return torch.repeat_interleave(crystals, self.n_atoms)
+
+    def select(self, index: Int[Tensor, " n_wanted"] | Sequence[int]) -> "Graph":
+        """Return the graphs of these crystals, in this order."""
+        index = torch.as_tensor(index, device=self.n_atoms.device).long()
+        n_atoms = self.n_atoms[index]
+        first = torch.repeat_interleave(self.offsets[index], n_atoms)
+        new_first = torch.repeat_interleave(n_atoms.cumsum(0) - n_atoms, n_atoms)
+        rows = first + torch.arange(len(first), device=first.device) - new_first
+        shift = (new_first - first)[:, None].to(self.neighbor.dtype)
+        return Graph(
+            n_atoms=n_atoms,
+            atomic_numbers=self.atomic_numbers[rows],
+            neighbor=self.neighbor[rows] + shift,
+            distance=self.distance[rows],
+            mask=self.mask[rows],
+        )
+
+    def to(self, device: str | torch.device) -> "Graph":
+        """Return a copy on ``device``."""
+        return Graph(
+            n_atoms=self.n_atoms.to(device),
+            atomic_numbers=self.atomic_numbers.to(device),
+            neighbor=self.neighbor.to(device),
+            distance=self.distance.to(device),
+            mask=self.mask.to(device),
+        )
+
+
+def build(
+    batch: CrystalBatch, k: int = 12, cutoff: float = 8.0, *, on_event: OnEvent = ignore
+) -> Graph:
+    """Return the graph of the ``k`` nearest neighbours within ``cutoff`` Å.
+
+    Atoms with fewer neighbours are padded and masked. Ties are broken the same way every time.
+
+    Raises:
+        InputError: If a cell is flat or holds numbers that are not finite.
+    """
+    is_finite = torch.isfinite(batch.lattice).flatten(1).all(1) & (batch.volume > 1e-6)
+    if not bool(is_finite.all()):
+        row = int(torch.nonzero(~is_finite)[0])
+        name = batch.ids[row] if batch.ids else f"number {row}"
+        raise InputError(f"Crystal {name} has no volume; its neighbours are not defined.")
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(batch), _CHUNK_CRYSTALS):
+        stop = min(start + _CHUNK_CRYSTALS, len(batch))
+        piece = batch.select(torch.arange(start, stop)) if len(batch) > _CHUNK_CRYSTALS else batch
+        neighbor, distance, mask = nearest_neighbors(piece, k, cutoff)
+        shift = int(batch.offsets[start])
+        parts.append((neighbor + shift, distance, mask))
+        if len(batch) > _CHUNK_CRYSTALS:
+            on_event(Event(stage="graphs", done=stop, total=len(batch)))
+    if not parts:
+        empty = torch.zeros(0, k)
+        parts = [(empty.int(), empty, empty.bool())]
+    return Graph(
+        n_atoms=batch.n_atoms,
+        atomic_numbers=batch.atomic_numbers,
+        neighbor=torch.cat([part[0] for part in parts]),
+        distance=torch.cat([part[1] for part in parts]),
+        mask=torch.cat([part[2] for part in parts]),
+    )
+
+
+def build_cached(
+    batch: CrystalBatch,
+    k: int = 12,
+    cutoff: float = 8.0,
+    *,
+    folder: Path,
+    on_event: OnEvent = ignore,
+) -> Graph:
+    """Return `build` of the batch, kept in ``folder`` under a hash of structures and settings."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    digest = hashlib.sha256(f"v1|{k}|{cutoff}".encode())
+    for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+    path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"
+    if path.exists():
+        try:
+            return Graph(**load_file(path))
+        except (SafetensorError, TypeError) as error:
+            raise DataError(f"The cached graph {path} is damaged; delete it.") from error
+    graph = build(batch, k, cutoff, on_event=on_event)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask")
+    save_file({name: getattr(graph, name).contiguous() for name in fields}, partial)
+    os.replace(partial, path)
+    return graph

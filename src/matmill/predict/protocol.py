@@ -1,0 +1,166 @@
+"""What every predictor promises, and where predictors come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.errors import InputError, UnknownNameError
+from matmill.quantities import QUANTITIES, find
+
+ASSETS = Path(__file__).parents[1] / "assets" / "predictors"
+DEFAULT_COVERAGE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """One property of many crystals, with its uncertainty.
+
+    Attributes:
+        mean: Best guess in the unit of the column, ``(n_crystals,)`` float64.
+        std: Standard deviation of its error, same unit.
+        low: Lower end of the interval.
+        high: Upper end.
+        column: Name with unit, e.g. ``"band_gap_ev"``.
+        coverage: Share of true values that such intervals hold on crystals like those the
+            predictor was calibrated on.
+        in_domain: False where the crystal is unlike the training crystals: an element was never
+            seen, or the learned features lie far out. No coverage is promised there.
+    """
+
+    mean: Float[Tensor, " n_crystals"]
+    std: Float[Tensor, " n_crystals"]
+    low: Float[Tensor, " n_crystals"]
+    high: Float[Tensor, " n_crystals"]
+    column: str
+    coverage: float
+    in_domain: Bool[Tensor, " n_crystals"]
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def select(self, index: Tensor) -> "Prediction":
+        """Return the predictions of these crystals."""
+        return replace(
+            self,
+            mean=self.mean[index],
+            std=self.std[index],
+            low=self.low[index],
+            high=self.high[index],
+            in_domain=self.in_domain[index],
+        )
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Predicts one property of crystals."""
+
+    @property
+    def column(self) -> str:
+        """Name of the property with its unit."""
+        ...
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What it was made from, its measured scores and limits."""
+        ...
+
+    def predict(self, batch: CrystalBatch, *, coverage: float = DEFAULT_COVERAGE) -> Prediction:
+        """Return the property of each crystal; an empty batch gives empty tensors."""
+        ...
+
+
+def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Predictor:
+    """Return a predictor.
+
+    Args:
+        name_or_path: A property (``"band_gap"``) for the shipped predictor, or the path of a
+            trained one (``NAME.safetensors``).
+        column: Which property, when a file predicts several; not needed when there is one.
+
+    Raises:
+        UnknownNameError: If nothing predicts a property of that name.
+        DataError: If the file is missing or damaged.
+    """
+    from matmill.predict.ensemble import load_model
+    from matmill.predict.exact import ExactPredictor
+
+    text = str(name_or_path)
+    if text.endswith(".safetensors") or Path(text).with_suffix(".safetensors").is_file():
+        return load_model(Path(text)).view(column)
+    try:
+        quantity = find(text)
+    except UnknownNameError as error:
+        raise UnknownNameError("predictor", text, available()) from error
+    if quantity.exact:
+        return ExactPredictor(quantity.column)
+    for path in _shipped_files():
+        model = load_model(path)
+        if quantity.column in model.columns:
+            return model.view(quantity.column)
+    raise UnknownNameError("predictor", text, available())
+
+
+@lru_cache(maxsize=1)
+def shipped() -> list[str]:
+    """Return the names of the properties that shipped networks predict, sorted."""
+    from matmill.training.checkpoint import load
+
+    columns = {c for path in _shipped_files() for c in load(path)[1].get("columns", [])}
+    return sorted(name for name, quantity in QUANTITIES.items() if quantity.column in columns)
+
+
+def available() -> list[str]:
+    """Return all properties that can be predicted or computed without a file of the user."""
+    return sorted([*shipped(), *(name for name, q in QUANTITIES.items() if q.exact)])
+
+
+def predict_many(
+    batch: CrystalBatch,
+    predictors: Sequence[Predictor],
+    *,
+    coverage: float = DEFAULT_COVERAGE,
+) -> dict[str, Prediction]:
+    """Return predictions by column; predictors of one file share their work.
+
+    Raises:
+        InputError: If two predictors give the same column.
+    """
+    columns = [predictor.column for predictor in predictors]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"A property was asked for twice: {', '.join(columns)}.")
+    found: dict[str, Prediction] = {}
+    for predictor in predictors:
+        if predictor.column in found:
+            continue
+        model = getattr(predictor, "model", None)
+        if model is None:
+            found[predictor.column] = predictor.predict(batch, coverage=coverage)
+            continue
+        mine = [p.column for p in predictors if getattr(p, "model", None) is model]
+        found |= model.predict_all(batch, mine, coverage=coverage)
+    return {column: found[column] for column in columns}
+
+
+def empty_prediction(column: str, coverage: float) -> Prediction:
+    """Return the prediction of no crystals."""
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return Prediction(
+        mean=nothing,
+        std=nothing,
+        low=nothing,
+        high=nothing,
+        column=column,
+        coverage=coverage,
+        in_domain=nothing.bool(),
+    )
+
+
+def _shipped_files() -> list[Path]:
+    return sorted(ASSETS.glob("*.safetensors"))

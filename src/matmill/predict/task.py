@@ -1,0 +1,112 @@
+"""What a property network trains on: batches of graphs with labels, and the loss."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from matmill.data.loader import AtomBudgetLoader
+from matmill.graphs.graph import Graph
+
+_SMALL_CELL = 20  # atoms; larger cells cost more than they teach, so they are drawn less often
+_MOST_DRAWS = 4.0
+_FEWEST_DRAWS = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledGraphs:
+    """Graphs and their labels on the learned scale, NaN where unknown, ``(n, n_targets)``."""
+
+    graph: Graph
+    labels: Float[Tensor, "n_crystals n_targets"]
+
+    def to(self, device: torch.device) -> "LabelledGraphs":
+        """Return a copy on ``device``."""
+        return LabelledGraphs(self.graph.to(device), self.labels.to(device))
+
+
+class GraphBatches:
+    """Batches for `fit`: about as many atoms in each, similar sizes together.
+
+    With several targets, crystals that carry a rare label are drawn more often, with the root of
+    the rarity, and large cells less often.
+
+    Args:
+        graph: All training graphs.
+        labels: Their labels on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
+        n_crystals: Crystals in a batch.
+    """
+
+    def __init__(
+        self, graph: Graph, labels: Float[Tensor, "n_crystals n_targets"], *, n_crystals: int
+    ) -> None:
+        self.graph, self.labels, self.n_crystals = graph, labels, n_crystals
+        self.draws = expected_draws(graph.n_atoms, labels)
+        known = torch.isfinite(labels).to(self.draws.dtype) * self.draws[:, None]
+        self.shares = known.sum(0) / self.draws.sum()
+        mean_atoms = float((graph.n_atoms * self.draws).sum() / self.draws.sum())
+        self.max_atoms = max(int(1.5 * n_crystals * mean_atoms), int(graph.n_atoms.max()))
+
+    def epoch(self, number: int, rng: torch.Generator) -> Iterator[LabelledGraphs]:
+        """Yield the batches of one epoch."""
+        whole = self.draws.floor()
+        extra = torch.rand(len(self.draws), generator=rng) < (self.draws - whole)
+        counts = (whole + extra).long()
+        rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        seed = int(torch.randint(2**62, (1,), generator=rng))
+        loader = AtomBudgetLoader(
+            self.graph.n_atoms[rows], self.max_atoms, seed=seed, max_crystals=self.n_crystals
+        )
+        for places in loader.epoch(number):
+            index = rows[places]
+            yield LabelledGraphs(self.graph.select(index), self.labels[index])
+
+
+def expected_draws(
+    n_atoms: Tensor, labels: Float[Tensor, "n_crystals n_targets"]
+) -> Float[Tensor, " n_crystals"]:
+    """Return how often each crystal is drawn in an epoch on average."""
+    size = (_SMALL_CELL / n_atoms).clamp_max(1.0)
+    if labels.shape[1] == 1:
+        return torch.ones(len(labels))
+    is_known = torch.isfinite(labels)
+    counts = is_known.sum(0).clamp_min(1)
+    rarity = (counts.max() / counts).sqrt()
+    need = torch.where(is_known, rarity, torch.zeros_like(rarity)).amax(1).clamp_min(1.0)
+    return (size * need).clamp(_FEWEST_DRAWS, _MOST_DRAWS)
+
+
+class PropertyTask(nn.Module):
+    """A network and its loss: absolute error, plus what teaches it to expect that error.
+
+    Args:
+        network: Returns mean and log expected error, each ``(n_crystals, n_targets)``.
+        shares: Share of drawn crystals that carry each label, ``(n_targets,)``.
+        weights: Weight of each target.
+    """
+
+    shares: Tensor
+    weights: Tensor
+
+    def __init__(self, network: nn.Module, shares: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("shares", shares.float(), persistent=False)
+        self.register_buffer("weights", weights.float(), persistent=False)
+
+    def loss(self, batch: LabelledGraphs, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the loss and the mean absolute error on the learned scale."""
+        mean, log_error = self.network(batch.graph)
+        is_known = torch.isfinite(batch.labels)
+        error = (mean - batch.labels.float().nan_to_num(0.0)).abs() * is_known
+        # Laplace likelihood of the error that the mean makes; the mean itself trains on L1.
+        expected = log_error.clamp(-8.0, 4.0)
+        noise = (error.detach() * torch.exp(-expected) + expected) * is_known
+        # Divide by the expected number of labels, not by the number in this batch: a rare label
+        # that happens to occur once would otherwise weigh as much as a hundred common ones.
+        scale = self.weights / (self.shares.clamp_min(1e-6) * len(batch.labels))
+        total = (error.sum(0) * scale).sum() + 0.2 * (noise.sum(0) * scale).sum()
+        mean_error = error.detach().sum() / is_known.sum().clamp_min(1)
+        return {"loss": total, "mean_error": mean_error}

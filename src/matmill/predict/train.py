@@ -1,0 +1,350 @@
+"""Train an ensemble on labelled crystals, calibrate it, and score it on held-out rows."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from matmill import __version__
+from matmill.config import Settings
+from matmill.crystals.batch import CrystalBatch
+from matmill.data.table import LabelledCrystals
+from matmill.errors import DataError, InputError
+from matmill.graphs.graph import Graph, build_cached
+from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
+from matmill.predict.ensemble import KIND, EnsembleModel, graphs_for, make_network
+from matmill.predict.scaling import TargetScale
+from matmill.predict.scores import score_model
+from matmill.predict.task import GraphBatches, PropertyTask
+from matmill.progress import Event, OnEvent, ignore
+from matmill.randomness import child, child_seed
+from matmill.training.fit import FitSettings, fit
+from matmill.training.trackers import Tracker
+
+_DOMAIN_ROWS = 20_000
+_STEPS = 20_000  # of a member, unless the data are few
+_MOST_EPOCHS = 300
+
+
+class TrainSettings(Settings):
+    """How to train a predictor.
+
+    Attributes:
+        network: ``cgcnn`` reads structures, ``composition`` only what they are made of.
+        n_members: Networks in the ensemble.
+        width: Features of an atom.
+        hidden: Width of the layers after pooling.
+        n_layers: Convolutions; without meaning for compositions.
+        n_neighbors: Nearest neighbours of each atom.
+        cutoff_angstrom: Farthest neighbour.
+        max_atoms: Larger cells are left out.
+        batch_crystals: Crystals in a training batch.
+        epochs: Passes over the data; by default as many as the size of the data suggests.
+        seconds_per_member: Training time of each member at most; None sets no limit.
+        learning_rate: Peak rate.
+        auxiliary_weight: Weight of targets that only help the others to learn.
+        precision: ``auto`` takes bfloat16 where it pays.
+        devices: How many devices to train on.
+        accelerator: Lightning's name of the device.
+    """
+
+    network: str = "cgcnn"
+    n_members: Annotated[int, Field(ge=1)] = 3
+    width: Annotated[int, Field(gt=0)] = 64
+    hidden: Annotated[int, Field(gt=0)] = 128
+    n_layers: Annotated[int, Field(gt=0)] = 3
+    n_neighbors: Annotated[int, Field(gt=0)] = 12
+    cutoff_angstrom: Annotated[float, Field(gt=0.0)] = 8.0
+    max_atoms: Annotated[int, Field(gt=0)] = 200
+    batch_crystals: Annotated[int, Field(gt=0)] = 64
+    epochs: Annotated[int, Field(gt=0)] | None = None
+    seconds_per_member: Annotated[float, Field(gt=0.0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.3
+    precision: Any = "auto"
+    devices: Annotated[int, Field(gt=0)] = 1
+    accelerator: str = "auto"
+
+    def network_settings(self) -> dict[str, Any]:
+        """Return what the network's constructor takes beside the number of targets."""
+        sizes = {"width": self.width, "hidden": self.hidden}
+        if self.network == "composition":
+            return sizes
+        return {**sizes, "n_layers": self.n_layers, "cutoff": self.cutoff_angstrom}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Row numbers of the three parts of a table."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def train_predictor(
+    table: LabelledCrystals,
+    targets: Sequence[str],
+    *,
+    auxiliary: Sequence[str] = (),
+    settings: TrainSettings | None = None,
+    folder: Path,
+    seed: int = 0,
+    on_event: OnEvent = ignore,
+    trackers: tuple[Tracker, ...] = (),
+    about: dict[str, Any] | None = None,
+) -> EnsembleModel:
+    """Train, calibrate and score an ensemble; a killed call continues when repeated.
+
+    Rows are divided by the table's ``split`` column (train, val, test) where there is one, and
+    otherwise by formula, 80/10/10: no formula is in two parts.
+
+    Args:
+        table: Crystals with labels; rows without any of the targets are left out.
+        targets: Columns or property names to predict.
+        auxiliary: Further columns that are learned along but not offered.
+        settings: Network and training.
+        folder: For checkpoints, logs and cached graphs.
+        seed: Everything random follows from it.
+        on_event: Told about progress.
+        trackers: Further places for training numbers.
+        about: Entries for the card: source, licence, command.
+
+    Raises:
+        DataError: If there are too few labelled rows, or a target is constant.
+        UnknownNameError: If a column does not exist.
+    """
+    settings = settings or TrainSettings()
+    columns = [table.column_name(name) for name in targets]
+    helpers = [table.column_name(name) for name in auxiliary]
+    if len({*columns, *helpers}) < len(columns) + len(helpers) or not columns:
+        raise InputError("Give at least one target, and each column only once.")
+    table = _usable(table, [*columns, *helpers], settings.max_atoms)
+    values = torch.stack([table.column(name).double() for name in [*columns, *helpers]], dim=1)
+    parts = _parts(table, values[:, : len(columns)], seed)
+    names = [*columns, *helpers]
+    scales = [TargetScale.of(n, values[parts.train, i]) for i, n in enumerate(names)]
+    labels = torch.stack([s.to_learned(values[:, i]) for i, s in enumerate(scales)], dim=1).float()
+    numbers = table.crystals.select(parts.train).atomic_numbers
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "matmill_version": __version__,
+        "network": settings.network,
+        "network_settings": settings.network_settings(),
+        "n_members": settings.n_members,
+        "n_neighbors": settings.n_neighbors,
+        "cutoff_angstrom": settings.cutoff_angstrom,
+        "columns": columns,
+        "columns_trained": names,
+        "scales": [scale.as_card() for scale in scales],
+        "elements_z": numbers.unique().tolist(),
+        "settings": settings.model_dump(),
+        "seed": seed,
+        "data": _data_card(table, values, names, parts),
+        **(about or {}),
+    }
+    graph = _graphs(card, table.crystals, folder, on_event)
+    members = []
+    for number in range(settings.n_members):
+        member = _train_member(
+            card,
+            (graph.select(parts.train), labels[parts.train]),
+            settings=settings,
+            n_main=len(columns),
+            folder=folder / f"member-{number}",
+            seed=child_seed(seed, "member", number),
+            on_event=_numbered(on_event, number, settings.n_members),
+            trackers=trackers,
+        )
+        members.append(member)
+    model = EnsembleModel(members, card, {})
+    model.scales = scales
+    _describe_domain(model, graph.select(parts.train[:_DOMAIN_ROWS]))
+    _calibrate(model, graph.select(parts.val), labels[parts.val])
+    card["training"] = [m.pop("training") for m in card.pop("members_trained")]
+    card["scores"] = score_model(
+        model, table.crystals.select(parts.test), graph.select(parts.test), values[parts.test]
+    )
+    return model
+
+
+def _train_member(
+    card: dict[str, Any],
+    data: tuple[Graph, Tensor],
+    *,
+    settings: TrainSettings,
+    n_main: int,
+    folder: Path,
+    seed: int,
+    on_event: OnEvent,
+    trackers: tuple[Tracker, ...],
+) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(child_seed(seed, "initial weights"))
+        network = make_network(card)
+    batches = GraphBatches(*data, n_crystals=settings.batch_crystals)
+    weights = torch.ones(data[1].shape[1])
+    weights[n_main:] = settings.auxiliary_weight
+    task = PropertyTask(network, batches.shares, weights)
+    steps_per_epoch = max(1, round(float(batches.draws.sum()) / settings.batch_crystals))
+    epochs = settings.epochs
+    if epochs is None and settings.seconds_per_member is None:
+        epochs = min(_MOST_EPOCHS, max(1, round(_STEPS / steps_per_epoch)))
+    result = fit(
+        task,
+        batches,
+        settings=FitSettings(
+            max_epochs=epochs,
+            max_seconds=settings.seconds_per_member,
+            learning_rate=settings.learning_rate,
+            decay="cosine" if epochs is not None else "linear-tail",
+            decay_tail=0.3,
+            ema_decay=0.999 if steps_per_epoch * (epochs or 1000) > 5000 else 0.99,
+            precision=settings.precision,
+            devices=settings.devices,
+            accelerator=settings.accelerator,
+        ),
+        folder=folder,
+        seed=seed,
+        on_event=on_event,
+        trackers=trackers,
+    )
+    summary = {
+        "steps": result.step,
+        "epochs": result.epoch,
+        "seconds": round(result.seconds, 1),
+        "skipped": result.skipped,
+        "ended_by": result.reason,
+    }
+    card.setdefault("members_trained", []).append({"training": summary})
+    return task.network.eval().requires_grad_(False)
+
+
+def _usable(table: LabelledCrystals, columns: list[str], max_atoms: int) -> LabelledCrystals:
+    values = torch.stack([table.column(name) for name in columns], dim=1)
+    numbers = table.crystals.atomic_numbers
+    is_known = torch.isfinite(values).any(1) & (table.crystals.n_atoms <= max_atoms)
+    is_known[table.crystals.crystal_index[(numbers < 1) | (numbers > 118)]] = False
+    is_known &= table.crystals.volume > 1e-6
+    if int(is_known.sum()) < 10:
+        raise DataError(
+            f"Only {int(is_known.sum())} of {len(table)} rows have a value of "
+            f"{', '.join(columns)} and at most {max_atoms} atoms; at least 10 are needed."
+        )
+    return table.select(is_known)
+
+
+def _parts(table: LabelledCrystals, values: Tensor, seed: int) -> Parts:
+    notes = table.notes.get("split")
+    if notes is not None and {"train", "val"} <= set(notes):
+        rows = {
+            name: torch.tensor([i for i, note in enumerate(notes) if note == name]).long()
+            for name in ("train", "val", "test")
+        }
+        parts = Parts(**rows)
+    else:
+        from matmill.data.splits import split
+
+        found = split(table, kind="formula", seed=child_seed(seed, "split"))
+        parts = Parts(found.train, found.val, found.test)
+    for name, rows in (("training", parts.train), ("validation", parts.val)):
+        if not bool(torch.isfinite(values[rows]).any()):
+            raise DataError(f"No {name} row has a value of the targets; check the split column.")
+    return parts
+
+
+def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event: OnEvent) -> Graph:
+    if card["network"] == "composition":
+        return graphs_for(card, crystals)
+    return build_cached(
+        crystals,
+        card["n_neighbors"],
+        card["cutoff_angstrom"],
+        folder=folder / "graphs",
+        on_event=on_event,
+    )
+
+
+def _describe_domain(model: EnsembleModel, graph: Graph) -> None:
+    """Store mean and whitening matrix of the learned features."""
+    from matmill.predict.ensemble import _chunks
+
+    with torch.no_grad():
+        network = model.members[0]
+        features = torch.cat([network.embedding(g) for g in _chunks(graph)]).double()  # pyright: ignore[reportCallIssue]
+    mean = features.mean(0)
+    covariance = torch.cov(features.T) if len(features) > 1 else torch.eye(len(mean)).double()
+    # A floor on the variances: directions that hardly vary must not decide.
+    values, vectors = torch.linalg.eigh(covariance)
+    whitener = vectors / values.clamp_min(1e-3 * float(values.max())).sqrt()
+    model.domain = {"mean": mean, "whitener": whitener.contiguous()}
+
+
+def _calibrate(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
+    """Set error-bar factors, conformal factors and the limit of the domain from held-out rows."""
+    raw = model.raw(graph)
+    model.card["domain_limit"] = float(raw.distance.quantile(0.99))
+    calibration = {}
+    for target, column in enumerate(model.columns):
+        is_known = torch.isfinite(labels[:, target])
+        error = raw.mean[is_known, target] - labels[is_known, target].double()
+        std = raw.std[is_known, target]
+        factor = std_factor(error, std)
+        calibration[column] = {
+            "n_calibration": int(is_known.sum()),
+            "std_factor": factor,
+            "conformal_factors": quantile_table(residual_scores(error, std * factor)),
+        }
+    model.card["calibration"] = calibration
+
+
+def _data_card(
+    table: LabelledCrystals, values: Tensor, names: list[str], parts: Parts
+) -> dict[str, Any]:
+    counts = {
+        name: {
+            part: int(torch.isfinite(values[rows, i]).sum())
+            for part, rows in (("train", parts.train), ("val", parts.val), ("test", parts.test))
+        }
+        for i, name in enumerate(names)
+    }
+    ids = hashlib.sha256("\0".join(table.ids).encode()).hexdigest()[:32]
+    return {
+        "source": Path(table.source).name,
+        "content_hash": table.hash,
+        "ids_hash": ids,
+        "n_crystals": len(table),
+        "largest_cell_atoms": int(table.crystals.n_atoms.max()),
+        "labels": counts,
+    }
+
+
+def _numbered(on_event: OnEvent, number: int, n_members: int) -> OnEvent:
+    def tell(event: Event) -> None:
+        stage = f"train {number + 1}/{n_members}"
+        on_event(
+            Event(
+                stage=stage,
+                done=event.done,
+                total=event.total,
+                message=event.message,
+                values=event.values,
+            )
+        )
+
+    return tell
+
+
+def small_sample(n_rows: int, *, most: int, rng: torch.Generator) -> Tensor:
+    """Return at most ``most`` different row numbers below ``n_rows``, drawn at random."""
+    return torch.randperm(n_rows, generator=rng)[:most]
+
+
+def sample_rng(seed: int) -> torch.Generator:
+    """Return the stream that samples of rows are drawn from."""
+    return child(seed, "sample")
