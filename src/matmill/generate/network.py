@@ -75,7 +75,7 @@ def pair_geometry(
 
     step = f[:, :, None] - f[:, None]
     step = step - torch.round(step)
-    offsets = _OFFSETS.to(f.device)
+    offsets = _OFFSETS.to(gram)
     og = offsets @ gram  # (b, 27, 3)
     oo = (og * offsets).sum(-1)
     dg = torch.einsum("bijx,bxy->bijy", step, gram)
@@ -87,7 +87,7 @@ def pair_geometry(
     square = torch.where(eye, own[:, None, None], square).clamp_min(1e-8)
     size = (gram.det().clamp_min(1e-6).sqrt() / n).pow(1 / 3)
     distance = square.sqrt() / size[:, None, None]
-    centres = torch.linspace(0.0, _RBF_REACH, _N_RBF, device=f.device)
+    centres = torch.linspace(0.0, _RBF_REACH, _N_RBF, device=f.device, dtype=f.dtype)
     width = _RBF_REACH / (_N_RBF - 1)
     radial = torch.exp(-0.5 * ((distance[..., None] - centres) / width).square())
     shape = y.clamp(-4, 4)[:, None, None].expand(b, n, n, 6)
@@ -181,7 +181,7 @@ class Denoiser(nn.Module):
         """Return the metric tensor in Å², with lattices kept in a range where float32 is safe."""
         n_atoms = torch.full((len(y),), n, device=y.device)
         lattice = self.scale.decode(y.detach().clamp(-8, 8), n_atoms)
-        return (lattice @ lattice.transpose(1, 2)).float()
+        return (lattice @ lattice.transpose(1, 2)).to(y.dtype)
 
     def forward(self, state: NoisyState, conditions: Conditions) -> Velocity:
         """Return velocities and element logits in float32."""
@@ -197,8 +197,8 @@ class Denoiser(nn.Module):
             [
                 time_features(state.type_clock),
                 time_features(state.site_clock),
-                state.free_types[..., None].float(),
-                state.free_sites[..., None].float(),
+                state.free_types[..., None].to(y.dtype),
+                state.free_sites[..., None].to(y.dtype),
             ],
             dim=-1,
         )
@@ -218,7 +218,7 @@ class Denoiser(nn.Module):
         scale, shift = self.last_modulation(F.silu(c))[:, None].chunk(2, dim=-1)
         x = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
         return Velocity(
-            sites=centred(self.sites_out(x[:, :n]).float(), state),
-            lattice=self.lattice_out(x[:, n]).float(),
-            logits=self.types_out(x[:, :n]).float(),
+            sites=centred(self.sites_out(x[:, :n]).to(y.dtype), state),
+            lattice=self.lattice_out(x[:, n]).to(y.dtype),
+            logits=self.types_out(x[:, :n]).to(y.dtype),
         )

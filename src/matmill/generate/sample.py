@@ -122,7 +122,7 @@ def sample(
         draw = uniform(2, b, n)
         masked = z == MASK
         p_show = 1.0 if is_last else min(1.0, dt * (1 + REMASK * t) / (1 - t))
-        p_hide = dt * REMASK if t < _REMASK_UNTIL else 0.0
+        p_hide = dt * REMASK if t < _REMASK_UNTIL and not is_last else 0.0
         shown = torch.where(masked & (draw[0] < p_show), guess, z)
         z = torch.where(start.free_types & ~masked & (draw[1] < p_hide), MASK, shown)
     return DenseCrystals(z=z, f=f, y=y)
