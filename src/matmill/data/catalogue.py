@@ -185,7 +185,7 @@ _SOURCES = (
     Source(
         name="jarvis_dft_3d",
         what="JARVIS-DFT bulk crystals with many properties (OptB88vdW, version 2022-12-12)",
-        rows=None,
+        rows=75993,
         licence=_NIST,
         citation=_JARVIS,
         urls={"all": "https://ndownloader.figshare.com/files/38521619"},
@@ -195,7 +195,7 @@ _SOURCES = (
     Source(
         name="jarvis_dft_2d",
         what="JARVIS-DFT single layers with many properties (OptB88vdW, version 2022-12-12)",
-        rows=None,
+        rows=1103,
         licence=_NIST,
         citation=_JARVIS,
         urls={"all": "https://ndownloader.figshare.com/files/38521268"},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matmill.errors import DataError, UnknownNameError
+from matmill.quantities import find
 
 _ID_NAMES = ("id", "material_id", "ids", "name", "file", "filename", "cif_id", "mp_id", "jid")
 _EMPTY = frozenset({"", "nan", "na", "n/a", "none", "null", "-", "?"})
@@ -42,22 +43,23 @@ class Labels:
         return values
 
     def check_target(self, name: str) -> None:
-        """Check that ``name`` is a column of numbers.
+        """Check that ``name`` stands for a column of numbers.
 
         Raises:
             UnknownNameError: If there is no such column; lists those that exist.
             DataError: If cells are neither numbers nor empty; names rows and cells.
         """
-        if name not in self.columns:
+        column = match_column(name, list(self.columns))
+        if column is None:
             raise UnknownNameError(f"column of {self.path.name}", name, list(self.columns))
         wrong = [
             f"{self.ids[row]}: '{cell}'"
-            for row, cell in enumerate(self.columns[name])
+            for row, cell in enumerate(self.columns[column])
             if parse_number(cell) is None
         ]
         if wrong:
             raise DataError(
-                f"Column '{name}' of {self.path} has {len(wrong)} cell(s) that are not numbers: "
+                f"Column '{column}' of {self.path} has {len(wrong)} cell(s) that are not numbers: "
                 f"{shown(wrong)}. Write plain numbers, and leave the cell empty where the value "
                 "is not known."
             )
@@ -74,6 +76,26 @@ def parse_number(cell: str) -> float | None:
         return float(lowered)
     except ValueError:
         return None
+
+
+def match_column(name: str, columns: list[str]) -> str | None:
+    """Return the column that ``name`` stands for, None where there is none or more than one.
+
+    In this order: the name itself, the column of a known property (``"band_gap"`` for
+    ``"band_gap_ev"``), the only column that starts so (``"gap"`` for ``"gap_ev"``).
+    """
+    if name in columns:
+        return name
+    try:
+        quantity = find(name)
+    except UnknownNameError:
+        pass
+    else:
+        for candidate in (quantity.column, quantity.name):
+            if candidate in columns:
+                return candidate
+    starts = [column for column in columns if column.startswith(f"{name}_")]
+    return starts[0] if len(starts) == 1 else None
 
 
 def shown(items: list[str]) -> str:

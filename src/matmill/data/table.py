@@ -1,7 +1,6 @@
 """`LabelledCrystals`: crystals with their labels and where they came from, and how to open them."""
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.records import Complaint, ReadResult, atomic
-from matmill.data.labels import Labels, check_unique, read_labels, shown
+from matmill.data.labels import Labels, check_unique, match_column, read_labels, shown
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.progress import OnEvent, ignore
-from matmill.quantities import find
 
 _STRUCTURE_SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
 _TEXT_COLUMNS = ("cif", "cif_text", "structure")
@@ -73,20 +71,10 @@ class LabelledCrystals:
         Raises:
             UnknownNameError: If no column, or more than one, fits; lists all columns.
         """
-        if name in self.crystals.properties:
-            return name
-        try:
-            quantity = find(name)
-        except UnknownNameError:
-            pass
-        else:
-            for candidate in (quantity.column, quantity.name):
-                if candidate in self.crystals.properties:
-                    return candidate
-        starts = [column for column in self.columns if column.startswith(f"{name}_")]
-        if len(starts) == 1:
-            return starts[0]
-        raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
+        column = match_column(name, self.columns)
+        if column is None:
+            raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
+        return column
 
     def column(self, name: str) -> Float[Tensor, " n_crystals"]:
         """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
@@ -241,7 +229,7 @@ def _open_csv(
 ) -> LabelledCrystals:
     labels = read_labels(path, id_column)
     text_column = next((name for name in _TEXT_COLUMNS if name in labels.columns), None)
-    if target is not None and (target in labels.columns or not _fits_later(labels, target)):
+    if target is not None:
         labels.check_target(target)
     if folder is not None:
         crystals = _read_named(labels, folder, on_event)
@@ -260,19 +248,10 @@ def _open_csv(
         values = labels.numbers(name)
         if values is None:
             notes[name] = tuple(cell or None for cell in cells)
-        elif not all(math.isnan(value) for value in values) or name == target:
+        else:
             numbers[name] = torch.tensor(values, dtype=torch.float64)
     crystals = replace(crystals, properties=numbers, ids=labels.ids)
     return LabelledCrystals(crystals=crystals, notes=notes, source=str(path))
-
-
-def _fits_later(labels: Labels, target: str) -> bool:
-    """Whether a shortened name or alias of a target will be understood by `column_name`."""
-    try:
-        quantity = find(target)
-    except UnknownNameError:
-        return sum(name.startswith(f"{target}_") for name in labels.columns) == 1
-    return quantity.column in labels.columns or quantity.name in labels.columns
 
 
 def _read_named(labels: Labels, folder: Path, on_event: OnEvent) -> CrystalBatch:

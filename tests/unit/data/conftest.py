@@ -1,6 +1,7 @@
-"""Lets the tests of this folder use the local web server of the contract tests."""
+"""Lets the tests of this folder import their helpers and the local web server."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "contract"))
+HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parents[1] / "contract")]
