@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from matmill import __version__
 from matmill.config import Settings
@@ -22,13 +22,14 @@ from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
 from matmill.predict.task import GraphBatches, PropertyTask
 from matmill.progress import Event, OnEvent, ignore
-from matmill.randomness import child, child_seed
+from matmill.randomness import child_seed
 from matmill.training.fit import FitSettings, fit
 from matmill.training.trackers import Tracker
 
 _DOMAIN_ROWS = 20_000
 _STEPS = 20_000  # of a member, unless the data are few
 _MOST_EPOCHS = 300
+_FRESH_LAYERS = ("hidden", "out", "noise")  # not taken from a stem, so that members differ
 
 
 class TrainSettings(Settings):
@@ -46,6 +47,9 @@ class TrainSettings(Settings):
         batch_crystals: Crystals in a training batch.
         epochs: Passes over the data; by default as many as the size of the data suggests.
         seconds_per_member: Training time of each member at most; None sets no limit.
+        stem_seconds: Time to train one network whose weights all members start from, with fresh
+            last layers; 0 starts each from scratch. Worth it when time is short: members are then
+            less different, but each has seen more.
         learning_rate: Peak rate.
         auxiliary_weight: Weight of targets that only help the others to learn.
         precision: ``auto`` takes bfloat16 where it pays.
@@ -64,6 +68,7 @@ class TrainSettings(Settings):
     batch_crystals: Annotated[int, Field(gt=0)] = 64
     epochs: Annotated[int, Field(gt=0)] | None = None
     seconds_per_member: Annotated[float, Field(gt=0.0)] | None = None
+    stem_seconds: Annotated[float, Field(ge=0.0)] = 0.0
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.3
     precision: Any = "auto"
@@ -149,31 +154,26 @@ def train_predictor(
         **(about or {}),
     }
     graph = _graphs(card, table.crystals, folder, on_event)
-    members = []
-    for number in range(settings.n_members):
-        member = _train_member(
-            card,
-            (graph.select(parts.train), labels[parts.train]),
-            settings=settings,
-            n_main=len(columns),
-            folder=folder / f"member-{number}",
-            seed=child_seed(seed, "member", number),
-            on_event=_numbered(on_event, number, settings.n_members),
-            trackers=trackers,
-        )
-        members.append(member)
+    members, card["training"] = _train_members(
+        card,
+        (graph.select(parts.train), labels[parts.train]),
+        settings=settings,
+        n_main=len(columns),
+        folder=folder,
+        seed=seed,
+        on_event=on_event,
+        trackers=trackers,
+    )
     model = EnsembleModel(members, card, {})
-    model.scales = scales
     _describe_domain(model, graph.select(parts.train[:_DOMAIN_ROWS]))
     _calibrate(model, graph.select(parts.val), labels[parts.val])
-    card["training"] = [m.pop("training") for m in card.pop("members_trained")]
     card["scores"] = score_model(
         model, table.crystals.select(parts.test), graph.select(parts.test), values[parts.test]
     )
     return model
 
 
-def _train_member(
+def _train_members(
     card: dict[str, Any],
     data: tuple[Graph, Tensor],
     *,
@@ -183,46 +183,68 @@ def _train_member(
     seed: int,
     on_event: OnEvent,
     trackers: tuple[Tracker, ...],
-) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(child_seed(seed, "initial weights"))
-        network = make_network(card)
+) -> tuple[list[nn.Module], dict[str, Any]]:
+    """Return the trained members and how each training went."""
     batches = GraphBatches(*data, n_crystals=settings.batch_crystals)
     weights = torch.ones(data[1].shape[1])
     weights[n_main:] = settings.auxiliary_weight
-    task = PropertyTask(network, batches.shares, weights)
     steps_per_epoch = max(1, round(float(batches.draws.sum()) / settings.batch_crystals))
     epochs = settings.epochs
     if epochs is None and settings.seconds_per_member is None:
         epochs = min(_MOST_EPOCHS, max(1, round(_STEPS / steps_per_epoch)))
-    result = fit(
-        task,
-        batches,
-        settings=FitSettings(
-            max_epochs=epochs,
-            max_seconds=settings.seconds_per_member,
-            learning_rate=settings.learning_rate,
-            decay="cosine" if epochs is not None else "linear-tail",
-            decay_tail=0.3,
-            ema_decay=0.999 if steps_per_epoch * (epochs or 1000) > 5000 else 0.99,
-            precision=settings.precision,
-            devices=settings.devices,
-            accelerator=settings.accelerator,
-        ),
-        folder=folder,
-        seed=seed,
-        on_event=on_event,
-        trackers=trackers,
+    plan = FitSettings(
+        max_epochs=epochs,
+        max_seconds=settings.seconds_per_member,
+        learning_rate=settings.learning_rate,
+        decay="cosine" if settings.seconds_per_member is None else "linear-tail",
+        decay_tail=0.5,
+        clip_norm=10.0,
+        ema_decay=0.999 if steps_per_epoch * (epochs or 1000) > 5000 else 0.99,
+        precision=settings.precision,
+        devices=settings.devices,
+        accelerator=settings.accelerator,
     )
-    summary = {
-        "steps": result.step,
-        "epochs": result.epoch,
-        "seconds": round(result.seconds, 1),
-        "skipped": result.skipped,
-        "ended_by": result.reason,
-    }
-    card.setdefault("members_trained", []).append({"training": summary})
-    return task.network.eval().requires_grad_(False)
+    names = [f"member-{number}" for number in range(settings.n_members)]
+    if settings.stem_seconds:
+        names.insert(0, "stem")
+    members: list[nn.Module] = []
+    stem: dict[str, Tensor] = {}
+    summaries: dict[str, Any] = {}
+    for place, name in enumerate(names):
+        network = _started(card, stem, child_seed(seed, name, "initial weights"))
+        is_stem = name == "stem"
+        limits = {"max_epochs": None, "max_seconds": settings.stem_seconds, "decay": "none"}
+        result = fit(
+            PropertyTask(network, batches.shares, weights),
+            batches,
+            settings=plan.model_copy(update=limits) if is_stem else plan,
+            folder=folder / name,
+            seed=child_seed(seed, name),
+            on_event=_staged(on_event, f"train {place + 1}/{len(names)}"),
+            trackers=trackers,
+        )
+        if is_stem:
+            stem = dict(network.state_dict())
+        else:
+            members.append(network.eval().requires_grad_(False))
+        summaries[name] = {
+            "steps": result.step,
+            "epochs": result.epoch,
+            "seconds": round(result.seconds, 1),
+            "skipped": result.skipped,
+            "ended_by": result.reason,
+        }
+    return members, summaries
+
+
+def _started(card: dict[str, Any], stem: dict[str, Tensor], seed: int) -> nn.Module:
+    """Return a new network, its lower layers taken from the stem where there is one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = make_network(card)
+    kept = {name: v for name, v in stem.items() if name.split(".")[0] not in _FRESH_LAYERS}
+    network.load_state_dict(kept, strict=False)
+    return network
 
 
 def _usable(table: LabelledCrystals, columns: list[str], max_atoms: int) -> LabelledCrystals:
@@ -324,27 +346,8 @@ def _data_card(
     }
 
 
-def _numbered(on_event: OnEvent, number: int, n_members: int) -> OnEvent:
+def _staged(on_event: OnEvent, stage: str) -> OnEvent:
     def tell(event: Event) -> None:
-        stage = f"train {number + 1}/{n_members}"
-        on_event(
-            Event(
-                stage=stage,
-                done=event.done,
-                total=event.total,
-                message=event.message,
-                values=event.values,
-            )
-        )
+        on_event(replace(event, stage=stage))
 
     return tell
-
-
-def small_sample(n_rows: int, *, most: int, rng: torch.Generator) -> Tensor:
-    """Return at most ``most`` different row numbers below ``n_rows``, drawn at random."""
-    return torch.randperm(n_rows, generator=rng)[:most]
-
-
-def sample_rng(seed: int) -> torch.Generator:
-    """Return the stream that samples of rows are drawn from."""
-    return child(seed, "sample")
