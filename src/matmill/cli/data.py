@@ -173,13 +173,14 @@ def split_table(
     from matmill.data.splits import Kind, shared_groups, split
     from matmill.data.table import open_table
 
+    shares = _fractions(fractions)
     with progress.show(quiet=quiet) as on_event:
         table = open_table(path, structures=structures, id_column=id_column, on_event=on_event)
         division = split(
             table,
             cast("Kind", kind),
             seed=seed,
-            fractions=_fractions(fractions),
+            fractions=shares,
             n_folds=folds,
             fold=fold,
             target=target,

@@ -55,9 +55,10 @@ def check(table: LabelledCrystals, target: str | None = None) -> list[Finding]:
         target: Column that will be trained on; by default the table's, if it has one.
     """
     target = target or table.target
+    column = None if target is None else table.column_name(target)
     found = [finding for run in _CHECKS for finding in run(table)]
-    if target is not None:
-        found += _check_target(table, table.column_name(target))
+    if column is not None:
+        found += _check_target(table, column)
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
