@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.neighbors import nearest
 from matmill.errors import DataError, InputError
-from matmill.graphs.nearest import nearest_neighbors
 from matmill.progress import Event, OnEvent, ignore
 
 _CHUNK_CRYSTALS = 2000
@@ -98,7 +98,7 @@ def build(
     for start in range(0, len(batch), _CHUNK_CRYSTALS):
         stop = min(start + _CHUNK_CRYSTALS, len(batch))
         piece = batch.select(torch.arange(start, stop)) if len(batch) > _CHUNK_CRYSTALS else batch
-        neighbor, distance, mask = nearest_neighbors(piece, k, cutoff)
+        neighbor, distance, mask = _rectangle(piece, k, cutoff)
         shift = int(batch.offsets[start])
         parts.append((neighbor + shift, distance, mask))
         if len(batch) > _CHUNK_CRYSTALS:
@@ -115,6 +115,23 @@ def build(
     )
 
 
+def _rectangle(batch: CrystalBatch, k: int, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows, distances and mask of the neighbours, padded to k columns."""
+    edges = nearest(batch, k, cutoff=cutoff)
+    n = len(batch.atomic_numbers)
+    device = edges.source.device
+    counts = torch.bincount(edges.source, minlength=n)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    column = torch.arange(len(edges), device=device) - first
+    neighbor = torch.arange(n, dtype=torch.int32, device=device)[:, None].repeat(1, k)
+    distance = torch.full((n, k), cutoff, device=device)
+    mask = torch.zeros(n, k, dtype=torch.bool, device=device)
+    neighbor[edges.source, column] = edges.target.int()
+    distance[edges.source, column] = edges.distance.float()
+    mask[edges.source, column] = True
+    return neighbor, distance, mask
+
+
 def build_cached(
     batch: CrystalBatch,
     k: int = 12,
@@ -127,7 +144,7 @@ def build_cached(
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = hashlib.sha256(f"v1|{k}|{cutoff}".encode())
+    digest = hashlib.sha256(f"v2|{k}|{cutoff}".encode())
     for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
         digest.update(values.cpu().contiguous().numpy().tobytes())
     path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"
