@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PASSED = "passed"
-STAGES = ("screen", "shortlist", "relax", "hull", "novelty", "predict")  # after propose
+# Every stage and the one whose survivors it looks at. Whatever was relaxed is judged by all of
+# the last three, so that the best of what lies above the hull can still be shown.
+BEFORE: dict[str, str | None] = {
+    "screen": None,
+    "shortlist": "screen",
+    "relax": "shortlist",
+    "hull": "relax",
+    "novelty": "relax",
+    "predict": "relax",
+}
+STAGES = tuple(BEFORE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,7 @@ class Candidate:
         round: Round that proposed it.
         origin: What proposed it.
         fate: ``"passed"`` while nothing was held against it.
-        stage: The last stage that looked at it.
+        stage: The stage that dropped it, or the last one that looked at it.
         reason: Why it fell; empty while it has not.
         values: Everything the stages found, later stages win.
     """

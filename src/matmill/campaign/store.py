@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, func, select
 from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
-from matmill.campaign.records import PASSED, STAGES, Candidate, Evaluation, Row
+from matmill.campaign.records import BEFORE, PASSED, STAGES, Candidate, Evaluation, Row
 from matmill.campaign.schema import (
     SCHEMA_VERSION,
     candidate,
@@ -247,6 +247,15 @@ class Store:
                 )
             )
 
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Return the wall time that each stage has taken, over all rounds and sittings."""
+        seconds: dict[str, float] = {}
+        with self.engine.connect() as connection:
+            for row in connection.execute(select(event).order_by(event.c.id)):
+                spent = from_json(row.values).get("seconds", 0.0)
+                seconds[row.stage] = round(seconds.get(row.stage, 0.0) + spent, 3)
+        return seconds
+
     def entrants(self, stage: str, *, round_number: int | None = None) -> list[int]:
         """Return the candidates that reach ``stage`` (passed the one before), in order.
 
@@ -254,9 +263,8 @@ class Store:
         tasks by it is cut the same way again after a resume.
         """
         query = select(candidate.c.number).order_by(candidate.c.number)
-        position = STAGES.index(stage)
-        if position:
-            before = STAGES[position - 1]
+        before = BEFORE[stage]
+        if before is not None:
             query = query.join(verdict, verdict.c.candidate == candidate.c.number).where(
                 (verdict.c.stage == before) & (verdict.c.fate == PASSED)
             )
@@ -286,6 +294,12 @@ class Store:
             if wanted is None or row.number in wanted
         ]
 
+    def has_task(self, round_number: int, task: int) -> bool:
+        """Return whether this call of the generator was stored already."""
+        where = (candidate.c.round == round_number) & (candidate.c.task == task)
+        with self.engine.connect() as connection:
+            return connection.scalar(select(candidate.c.number).where(where).limit(1)) is not None
+
     def n_candidates(self) -> int:
         """Return how many crystals were proposed so far."""
         with self.engine.connect() as connection:
@@ -297,7 +311,8 @@ def _assemble(row: Any, verdicts: list[Any]) -> Candidate:  # noqa: ANN401 - dat
     values: dict[str, Any] = {}
     for found in sorted(verdicts, key=lambda found: STAGES.index(found.stage)):
         structure = found.structure or structure
-        fate, stage, reason = found.fate, found.stage, found.reason
+        if fate == PASSED:
+            fate, stage, reason = found.fate, found.stage, found.reason
         values.update(from_json(found.values))
     return Candidate(
         number=row.number,

@@ -1,0 +1,179 @@
+"""`design`: property targets in, ranked and verified crystals out, in one pass over the stages."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matmill.campaign import export, provenance, report
+from matmill.campaign.job import Job
+from matmill.campaign.parts import Parts, load_parts
+from matmill.campaign.plan import CampaignSettings, check_request
+from matmill.campaign.request import Request
+from matmill.campaign.results import Results, collect
+from matmill.campaign.runner import run_rounds
+from matmill.campaign.store import Store
+from matmill.campaign.workers import LocalWorkers, Workers
+from matmill.errors import StoreError
+from matmill.progress import Event, OnEvent, ignore
+
+STORE_NAME = "campaign.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a design run delivered.
+
+    Attributes:
+        results: The crystals, best first, with everything known about them.
+        folder: Where the files are.
+        warnings: What the user should know before trusting the result.
+        stopped_because: Why no further round was run.
+    """
+
+    results: Results
+    folder: Path
+    warnings: tuple[str, ...]
+    stopped_because: str
+
+
+def design(
+    request: Request,
+    settings: CampaignSettings | None = None,
+    *,
+    folder: Path | str,
+    parts: Parts | None = None,
+    workers: Workers | None = None,
+    resume: bool = False,
+    arguments: dict[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+) -> Summary:
+    """Propose, verify and rank crystals until ``request.n`` qualify, and write all files.
+
+    A crystal qualifies when it is valid, as requested, unique, relaxed to convergence, and at
+    most the request's threshold above the hull. The best by score are delivered. When the rounds
+    end with fewer, the best of the relaxed and unique ones above the threshold fill up the
+    number; they come last, are marked, and a warning says so.
+
+    The same request, settings, models and seed give the same table, also when the run was killed
+    and resumed in between. Only a time limit or a task that runs into its time-out can differ.
+
+    Args:
+        request: What to design; see `campaign.request.make_request`.
+        settings: How to work; defaults suit a laptop.
+        folder: Where to keep the run and its files.
+        parts: Models and tables; the shipped ones when None.
+        workers: Where to relax; one local process a core when None.
+        resume: Continue the run in ``folder`` if there is one.
+        arguments: What to record as the call that was made, for people.
+        on_event: Told about progress.
+
+    Raises:
+        InputError: If the request cannot be met at all; nothing was started then.
+        StoreError: If ``folder`` has a run already, or another one than this.
+    """
+    settings = settings or CampaignSettings()
+    folder = Path(folder)
+    path = folder / STORE_NAME
+    if path.exists() and not resume:
+        raise StoreError(
+            f"{folder} has a run already. Continue it with --resume, or choose another --out."
+        )
+    on_event(Event(stage="load", message="models and tables"))
+    parts = parts or load_parts(request)
+    warnings = check_request(request, settings, parts)
+    for warning in warnings:
+        on_event(Event(stage="check", message=warning))
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(Store(path)) as store, closing(workers or LocalWorkers()) as crew:
+        _bind(store, request, settings, parts)
+        store.set_settings(warnings=warnings, arguments=arguments)
+        job = Job(
+            store=store,
+            request=request,
+            settings=settings,
+            parts=parts,
+            workers=crew,
+            on_event=on_event,
+        )
+        reason = run_rounds(job)
+        store.set_settings(stopped_because=reason)
+        return finish(store, folder, request, settings, on_event=on_event)
+
+
+def finish(
+    store: Store,
+    folder: Path,
+    request: Request,
+    settings: CampaignSettings,
+    *,
+    on_event: OnEvent = ignore,
+) -> Summary:
+    """Collect what a store holds, write all files of the run, and return the summary."""
+    on_event(Event(stage="write", message=f"files to {folder}"))
+    results = collect(store, request, settings)
+    reason = store.setting("stopped_because") or "the run is not finished"
+    warnings = [*(store.setting("warnings") or []), *_shortfall(results, reason)]
+    export.write_all(store, results, folder)
+    provenance.write(store, results, settings, folder / "run.json")
+    report.write(store, results, settings, folder / "report.html", warnings=warnings)
+    return Summary(results=results, folder=folder, warnings=tuple(warnings), stopped_because=reason)
+
+
+def open_run(folder: Path | str) -> tuple[Store, Request, CampaignSettings]:
+    """Return the store, request and settings of the run in ``folder``.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    path = Path(folder) / STORE_NAME
+    if not path.exists():
+        raise StoreError(f"{folder} has no run: there is no {STORE_NAME} in it.")
+    store = Store(path)
+    request, settings = store.setting("request"), store.setting("settings")
+    if request is None or settings is None:
+        store.close()
+        raise StoreError(f"The run in {folder} was killed before it began. Start it again.")
+    return store, Request.model_validate(request), CampaignSettings.model_validate(settings)
+
+
+def _bind(store: Store, request: Request, settings: CampaignSettings, parts: Parts) -> None:
+    """Tie a new store to what will fill it; refuse to continue with anything else."""
+    now = {
+        "request": request.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "inputs": parts.hashes(),
+    }
+    before = {key: store.setting(key) for key in now}
+    if before["request"] is None:
+        store.set_settings(**now)
+        return
+    for key, what in (("request", "request"), ("settings", "settings"), ("inputs", "model")):
+        different = sorted(k for k in now[key] if now[key][k] != before[key].get(k))
+        if different:
+            raise StoreError(
+                f"The run was begun with another {what} ({', '.join(different)} differ). Resume "
+                "it with what it was begun with, or start a new one with another --out."
+            )
+
+
+def _shortfall(results: Results, reason: str) -> list[str]:
+    wanted, n = results.request.n, len(results.delivered)
+    limit = results.request.hull_threshold_ev_per_atom
+    warnings = []
+    if results.n_filled:
+        warnings.append(
+            f"Only {n - results.n_filled} of {wanted} crystals lie within {limit:g} eV/atom of the "
+            f"hull; the last {results.n_filled} are the best of the rest ({reason})."
+        )
+    if n < wanted:
+        warnings.append(
+            f"Only {n} of {wanted} crystals could be delivered ({reason}). Ask for more elements, "
+            "wider targets or a higher --hull-threshold."
+        )
+    if n and results.request.targets and results.n_on_target < n:
+        warnings.append(
+            f"{results.n_on_target} of {n} delivered crystals meet every target by their predicted "
+            "means; they are ranked by the probability of doing so."
+        )
+    return warnings
