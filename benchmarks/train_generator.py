@@ -11,13 +11,12 @@ that occurs there, so that structure prediction on those parts is not a lookup.
 import argparse
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from matmill.cli.progress import show
-from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.batch import concatenate
+from matmill.crystals.facts import density
+from matmill.data.table import open_table
 from matmill.generate.conditions import SCALARS
 from matmill.generate.train import GeneratorSettings, train
 from matmill.training.fit import FitSettings
@@ -25,95 +24,59 @@ from matmill.training.fit import FitSettings
 NEAR_HULL_EV_PER_ATOM = 0.1
 
 
-def read(path, keep):
-    """Return crystals and space groups of the rows where ``keep(table)`` holds."""
-    table = pq.read_table(path)
-    table = table.filter(keep(table))
-    n = table["n_atoms"].to_numpy().astype(np.int64)
-    flat = {
-        name: np.concatenate([c.flatten().to_numpy() for c in table[name].chunks])
-        for name in ("atomic_numbers", "frac_coords", "lattice")
-    }
-    properties = {}
-    for name in SCALARS:
-        if name in table.column_names:
-            properties[name] = torch.from_numpy(
-                table[name].to_numpy(zero_copy_only=False).astype(np.float64)
-            )
-    if "energy_above_hull_est_ev" in table.column_names:
-        estimate = table["energy_above_hull_est_ev"].to_numpy(zero_copy_only=False)
-        own = properties["energy_above_hull_ev"]
-        properties["energy_above_hull_ev"] = torch.where(
-            torch.isfinite(own), own, torch.from_numpy(estimate.astype(np.float64))
-        )
-    batch = CrystalBatch(
-        lattice=torch.from_numpy(flat["lattice"].astype(np.float64)).view(-1, 3, 3),
-        frac_coords=torch.from_numpy(flat["frac_coords"].astype(np.float64)).view(-1, 3),
-        atomic_numbers=torch.from_numpy(flat["atomic_numbers"].astype(np.int64)),
-        n_atoms=torch.from_numpy(n),
-        properties=properties,
-        ids=tuple(table["material_id"].to_pylist()),
-    )
-    groups = table["spacegroup"].to_numpy(zero_copy_only=False)
-    return batch, torch.from_numpy(np.nan_to_num(groups.astype(np.float64))).long()
+def read(path):
+    """Return a table with the hull distance completed by its estimate."""
+    table = open_table(path)
+    properties = table.crystals.properties
+    own, estimate = properties["energy_above_hull_ev"], properties["energy_above_hull_est_ev"]
+    properties["energy_above_hull_ev"] = torch.where(torch.isfinite(own), own, estimate)
+    return table
+
+
+def is_tested(cells):
+    """Return which split cells name a val or test part, e.g. ``"mp_20:test,mpts_52:val"``."""
+    return [bool(cell) and ("val" in cell or "test" in cell) for cell in cells]
 
 
 def training_crystals(data):
-    """Return the training crystals with every property that either file knows."""
-    from matmill.crystals.batch import concatenate
+    """Return the training crystals, their space groups, and how many are from MP-20."""
+    mp20, union = read(data / "mp_20.parquet"), read(data / "mp_union.parquet")
+    mpts = open_table(data / "mpts_52.parquet")
+    held_ids, held_formulas = set(), set()
+    for table, column in ((mp20, "split"), (union, "benchmark"), (mpts, "split")):
+        tested = is_tested(table.notes[column])
+        held_ids |= {i for i, held in zip(table.ids, tested, strict=True) if held}
+        held_formulas |= {f for f, held in zip(table.notes["formula"], tested, strict=True) if held}
 
-    held = pq.read_table(data / "mp_union.parquet", columns=["material_id", "formula", "benchmark"])
-    tested = pc.fill_null(pc.match_substring_regex(held["benchmark"], ":(val|test)"), False)
-    held_formulas = set(held.filter(tested)["formula"].to_pylist())
-    for name in ("mp_20", "mpts_52"):
-        table = pq.read_table(data / f"{name}.parquet", columns=["formula", "split"])
-        part = pc.or_(
-            pc.fill_null(pc.equal(table["split"], "val"), False),
-            pc.fill_null(pc.equal(table["split"], "test"), False),
-        )
-        held_formulas |= set(table.filter(part)["formula"].to_pylist())
-
-    tested_ids = set(held.filter(tested)["material_id"].to_pylist())
-    mp20, mp20_groups = read(
-        data / "mp_20.parquet", lambda t: pc.fill_null(pc.equal(t["split"], "train"), False)
-    )
-    clean = torch.tensor([i not in tested_ids for i in mp20.ids])
-    mp20, mp20_groups = mp20.select(clean), mp20_groups[clean]
-    union, union_groups = read(data / "mp_union.parquet", lambda t: pc.less_equal(t["n_atoms"], 20))
-
+    chosen = mp20.select(
+        [
+            k
+            for k, s in enumerate(mp20.notes["split"])
+            if s == "train" and mp20.ids[k] not in held_ids
+        ]
+    ).crystals
     # MP-20 rows take what the union knows of them (moduli, newer gaps) where they lack it.
     row = {i: k for k, i in enumerate(union.ids)}
-    at = torch.tensor([row.get(i, -1) for i in mp20.ids])
-    merged = {}
+    at = torch.tensor([row.get(i, -1) for i in chosen.ids])
+    nan = torch.tensor(torch.nan, dtype=torch.float64)
     for name in SCALARS:
-        ours = mp20.properties.get(name, torch.full((len(mp20),), torch.nan, dtype=torch.float64))
-        theirs = union.properties[name][at.clamp_min(0)]
-        theirs[at < 0] = torch.nan
-        merged[name] = torch.where(torch.isfinite(ours), ours, theirs)
-    mp20 = mp20.with_properties(**merged)
+        theirs = torch.where(at < 0, nan, union.crystals.properties[name][at.clamp_min(0)])
+        ours = chosen.properties.get(name, theirs)
+        chosen.properties[name] = torch.where(torch.isfinite(ours), ours, theirs)
 
-    table = pq.read_table(data / "mp_union.parquet", columns=["n_atoms", "formula"])
-    table = table.filter(pc.less_equal(table["n_atoms"], 20))
-    mine = set(mp20.ids)
-    fresh = torch.tensor(
-        [
-            i not in mine and i not in tested_ids and f not in held_formulas
-            for i, f in zip(union.ids, table["formula"].to_pylist(), strict=True)
-        ]
-    )
-    fresh &= union.properties["energy_above_hull_ev"] <= NEAR_HULL_EV_PER_ATOM
-    batch = concatenate([mp20, union.select(fresh)])
-    groups = torch.cat([mp20_groups, union_groups[fresh]])
-    mass = _masses()[batch.atomic_numbers]
-    total = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, batch.crystal_index, mass)
-    density = total / batch.volume * 1.66053906660  # amu/Å³ to g/cm³
-    return batch.with_properties(density_g_cm3=density), groups, len(mp20)
-
-
-def _masses():
-    from matmill.crystals.elements import table
-
-    return table("mass").nan_to_num(0.0)
+    mine = set(chosen.ids)
+    near = union.column("energy_above_hull_ev") <= NEAR_HULL_EV_PER_ATOM
+    near &= union.crystals.n_atoms <= 20
+    fresh = [
+        k
+        for k in torch.nonzero(near).flatten().tolist()
+        if union.ids[k] not in mine
+        and union.ids[k] not in held_ids
+        and union.notes["formula"][k] not in held_formulas
+    ]
+    batch = concatenate([chosen, union.crystals.select(fresh)])
+    space_group = batch.properties["spacegroup"].nan_to_num(0.0).long()
+    return batch.with_properties(density_g_cm3=density(batch)), space_group, len(chosen)
 
 
 def main():

@@ -89,6 +89,9 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
             asked.scalars[:, i] = low + (high - low) * torch.rand(n, generator=rng)
     if request.elements is not None:
         asked.elements[:, [number(symbol) for symbol in request.elements]] = 1.0
+        # Half are told "all of these", half "some of these": users want compounds of them first,
+        # but a binary within the ternary is an answer too.
+        asked.is_exact.copy_(torch.rand(n, generator=rng) < 0.5)
     is_guided = bool(
         request.conditions
         or request.elements is not None

@@ -95,17 +95,20 @@ class Generator(Protocol):
         ...
 
 
-def load_generator(name_or_path: str | Path = "flow") -> Generator:
+def load_generator(name_or_path: str | Path = "flow", *, device: str = "cpu") -> Generator:
     """Return a generator by registered name, or the one trained into a checkpoint file.
+
+    A registered object with ``load(device=...)`` is loaded, any other is called.
 
     Raises:
         UnknownNameError: If nobody registered the name.
         DataError: If the weights are missing or damaged.
     """
     path = Path(name_or_path)
-    if path.suffix == ".safetensors" or path.exists():
+    if path.suffix == ".safetensors" or (path / "generator.safetensors").exists():
         from matmill.generate.flow import FlowGenerator
 
-        return FlowGenerator.load(path / "generator.safetensors" if path.is_dir() else path)
+        file = path / "generator.safetensors" if path.is_dir() else path
+        return FlowGenerator.load(file, device=device)
     plugin = generators.load(str(name_or_path))
-    return plugin.load() if hasattr(plugin, "load") else plugin()
+    return plugin.load(device=device) if hasattr(plugin, "load") else plugin()

@@ -9,7 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from matmill.config import Settings
+from matmill.crystals import symmetry
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.facts import density
+from matmill.data.table import open_table
 from matmill.errors import InputError
 from matmill.generate.conditions import SCALARS, ConditionEncoder, ScalarSchema
 from matmill.generate.dataset import TrainingSet, usable
@@ -116,6 +119,35 @@ def train(
     }
     checkpoint.save(folder / "generator", bare(result.weights), card)
     return result
+
+
+def labelled_crystals(
+    path: Path, *, split: str | None = None, on_event: OnEvent = ignore
+) -> tuple[CrystalBatch, Int[Tensor, " n"], dict[str, Any]]:
+    """Read training crystals with their space groups and a note on where they came from.
+
+    Args:
+        path: Anything that `open_table` opens.
+        split: Keep only rows whose ``split`` column has this value; ignored where there is none.
+        on_event: Receives progress.
+
+    Returns:
+        Crystals, space-group numbers ``(n_crystals,)`` (found with symprec 0.1 Å where the table
+        has none), and facts for the card.
+    """
+    table = open_table(path, on_event=on_event)
+    if split is not None and "split" in table.notes:
+        keep = [i for i, value in enumerate(table.notes["split"]) if value == split]
+        table = table.select(keep)
+    batch = table.crystals
+    if "spacegroup" in batch.properties:
+        space_group = batch.properties["spacegroup"].nan_to_num(0.0).long()
+    else:
+        space_group = symmetry.find(batch, symprec=0.1).number
+    if "density_g_cm3" not in batch.properties:
+        batch = batch.with_properties(density_g_cm3=density(batch))
+    facts = {"name": "flow", "sources": {str(path): len(batch)}, "data_hash": table.hash}
+    return batch, space_group, facts
 
 
 def bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
