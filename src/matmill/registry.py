@@ -43,14 +43,14 @@ predictors = Registry(
     "predictor",
     {
         "cgcnn": "matmill.predict.ensemble:EnsemblePredictor",
-        "composition": "matmill.predict.baselines:CompositionPredictor",
+        "composition": "matmill.predict.ensemble:CompositionPredictor",
     },
 )
 generators = Registry(
     "generator",
     {
         "flow": "matmill.generate.flow:FlowGenerator",
-        "substitute": "matmill.generate.baselines:SubstituteGenerator",
+        "random": "matmill.generate.baselines:RandomGenerator",
     },
 )
 potentials = Registry("potential", {"chgnet": "matmill.verify.potentials:load_chgnet"})

@@ -1,0 +1,43 @@
+"""Put a trained generator into the package, rounded to bfloat16, with its scores on the card.
+
+python benchmarks/ship_generator.py work/generator/generator.safetensors --scores sheet.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from matmill.generate.protocol import ASSETS
+from matmill.training import checkpoint
+
+# Standardisation is exact; everything else is multiplied in bfloat16 anyway.
+_EXACT = ("scale_mean", "scale_std")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--scores", type=Path, help="JSON of benchmarks/generator_sheet.py")
+    parser.add_argument("--out", type=Path, default=ASSETS / "flow.safetensors")
+    arguments = parser.parse_args()
+    tensors, card = checkpoint.load(arguments.checkpoint)
+    card.pop("weights_sha256", None)
+    rounded = {
+        name: tensor if name in _EXACT else tensor.to(torch.bfloat16)
+        for name, tensor in tensors.items()
+    }
+    worst = max(
+        float((tensor - rounded[name].to(tensor.dtype)).abs().max())
+        for name, tensor in tensors.items()
+    )
+    card["stored_as"] = "bfloat16"
+    if arguments.scores:
+        card["scores"] = json.loads(arguments.scores.read_text())
+    path = checkpoint.save(arguments.out, rounded, card)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; largest change of a weight {worst:.2g}")
+
+
+if __name__ == "__main__":
+    main()
