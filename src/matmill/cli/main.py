@@ -24,6 +24,7 @@ COMMAND_FILES = (
     "relax",
     "evaluate",
     "train",
+    "train_generator",
     "campaign",
     "data",
     "plugins",
