@@ -65,6 +65,7 @@ def test_formulas_agree_with_pymatgen():
 
 def test_formulas_of_real_crystals_agree_with_the_table(shared_data):
     import pyarrow.parquet as pq
+
     from matmill.crystals.files import read
 
     path = shared_data / "mp_20.parquet"

@@ -75,8 +75,9 @@ def test_symmetrise_repairs_a_rattled_crystal(prototypes):
 
 
 def test_agrees_with_spacegroup_analyzer(shared_data):
-    from matmill.crystals.files import read
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    from matmill.crystals.files import read
 
     batch = read(shared_data / "mp_20.parquet").crystals
     some = batch.select(torch.arange(0, len(batch), len(batch) // 60)[:60])
