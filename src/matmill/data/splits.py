@@ -134,7 +134,8 @@ def split(
             the folds stratified. A column with values other than 0 and 1 is a regression task.
         elements: Held-out elements for ``element``; by default drawn with the seed until their
             crystals fill the test fraction.
-        symprec: Tolerance in Å for the space groups of ``prototype``.
+        symprec: Tolerance in Å for space groups of ``prototype`` that the table does not have in
+            a column ``spacegroup``.
 
     Raises:
         InputError: If fractions or folds make no sense, or there are too few groups to divide.
@@ -247,11 +248,24 @@ def _groups(table: LabelledCrystals, kind: str, symprec: float) -> Tensor:
         return torch.arange(len(batch))
     if kind == "formula":
         return _numbered(batch.formula)
-    from matmill.crystals import symmetry
     from matmill.crystals.composition import anonymous_formulas
 
-    space_groups = symmetry.find(batch, symprec=symprec).number.tolist()
+    space_groups = _space_groups(table, symprec).tolist()
     return _numbered(tuple(zip(anonymous_formulas(batch), space_groups, strict=True)))
+
+
+def _space_groups(table: LabelledCrystals, symprec: float) -> Tensor:
+    """Return the space group of each row: the table's ``spacegroup``, else found with symprec."""
+    from matmill.crystals import symmetry
+
+    known = table.crystals.properties.get("spacegroup")
+    numbers = torch.zeros(len(table)) if known is None else known.nan_to_num(nan=0.0)
+    numbers = numbers.round().long()
+    missing = torch.nonzero((numbers < 1) | (numbers > 230)).flatten()
+    if len(missing):
+        found = symmetry.find(table.crystals.select(missing), symprec=symprec)
+        numbers[missing] = found.number.to(numbers)
+    return numbers
 
 
 def _numbered(keys: Sequence[object]) -> Tensor:

@@ -61,6 +61,17 @@ def test_no_prototype_is_in_two_parts(batch, seed):
     assert_partition(division, len(batch))
 
 
+def test_space_groups_of_the_table_are_used_and_completed():
+    batch = many(60)
+    own = torch.arange(60) % 7 + 1.0
+    own[::5] = float("nan")
+    division = split(batch.with_properties(spacegroup=own), "prototype", seed=1)
+    found = symmetry.find(batch, symprec=0.1).number.double()
+    numbers = torch.where(own.isnan(), found, own.double()).tolist()
+    keys = list(zip(anonymous_formulas(batch), numbers, strict=True))
+    assert shared_groups(keys, division) == 0
+
+
 @given(batches(min_size=20), seeds)
 def test_folds_of_groups_test_every_row_once(batch, seed):
     tested = [split(batch, "formula", seed=seed, n_folds=3, fold=f).test for f in range(3)]
