@@ -1,6 +1,6 @@
 """The models and tables that a campaign works with, bound to their hashes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ class HullLike(Protocol):
         ...
 
     @property
-    def elements(self) -> Sequence[str]:
+    def elements(self) -> Collection[str]:
         """Symbols of the elements that it has entries for."""
         ...
 
@@ -88,14 +88,18 @@ class Parts:
             "hull": {"name": self.hull.name, "hash": self.hull.hash},
             "known": {"name": self.known_name, "hash": self.known_hash},
             "predictors": {
-                column: predictor.card.get("hash", "")
+                column: predictor.card.get("weights_sha256", "")
                 for column, predictor in sorted(self.predictors.items())
             },
         }
 
 
-def load_parts(request: Request) -> Parts:
+def load_parts(request: Request, *, device: str = "cpu") -> Parts:
     """Load the shipped models and tables, and those that the request names.
+
+    Args:
+        request: What the user wants.
+        device: Where the generator runs; everything else is fast enough on the processor.
 
     Raises:
         UnknownNameError: If a generator or predictor does not exist.
@@ -107,12 +111,12 @@ def load_parts(request: Request) -> Parts:
     potential = potentials.load("chgnet")()
     index = KnownIndex.load()
     return Parts(
-        generator=load_generator(request.generator),
+        generator=load_generator(request.generator, device=device),
         make_potential=potentials.load("chgnet"),
         potential_name=potential.name,
         potential_hash=potential.hash,
         predictors=load_predictors(request),
-        hull=Hull.load(),
+        hull=Hull.load(),  # pyright: ignore[reportArgumentType] - a cached property is a property
         find_known=partial(find_known, reference=index),
         known_name=index.name,
         known_hash=index.hash,

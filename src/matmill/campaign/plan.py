@@ -155,10 +155,10 @@ def _check_hull_elements(request: Request, parts: "Parts") -> None:
 
 
 def _outside_training(target: Target, card: dict[str, Any]) -> list[str]:
-    trained = card.get("range") or {}
-    low, high = trained.get("low"), trained.get("high")
-    if low is None or high is None:
+    scale = next((s for s in card.get("scales", ()) if s["column"] == target.column), None)
+    if scale is None:
         return []
+    low, high = scale["low"], scale["high"]
     name, unit = target.quantity.name, target.quantity.unit
     wanted = target.value if target.value is not None else max(target.low, min(target.high, low))
     if target.low > high or target.high < low:

@@ -103,6 +103,30 @@ def final_fate(candidate: Candidate, *, is_delivered: bool) -> tuple[Fate, str]:
     return fate, fate.explanation
 
 
+def all_warnings(store: Store, results: Results) -> list[str]:
+    """Return what the user should know before trusting the results, most general first."""
+    reason = store.setting("stopped_because") or "the run is not finished"
+    wanted, n = results.request.n, len(results.delivered)
+    limit = results.request.hull_threshold_ev_per_atom
+    warnings = list(store.setting("warnings") or [])
+    if results.n_filled:
+        warnings.append(
+            f"Only {n - results.n_filled} of {wanted} crystals lie within {limit:g} eV/atom of the "
+            f"hull; the last {results.n_filled} are the best of the rest ({reason})."
+        )
+    if n < wanted:
+        warnings.append(
+            f"Only {n} of {wanted} crystals could be delivered ({reason}). Ask for more elements, "
+            "wider targets or a higher --hull-threshold."
+        )
+    if n and results.request.targets and results.n_on_target < n:
+        warnings.append(
+            f"{results.n_on_target} of {n} delivered crystals meet every target by their predicted "
+            "means; they are ranked by the probability of doing so."
+        )
+    return warnings
+
+
 def _meets(request: Request, candidate: Candidate) -> bool:
     return all(is_met(t, target_value(t, candidate.values)[0]) for t in request.parsed)
 

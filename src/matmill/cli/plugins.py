@@ -1,7 +1,5 @@
 """``matmill plugins``: everything that can be chosen by name, built-in and installed."""
 
-from importlib.metadata import entry_points
-
 import typer
 
 from matmill.cli.options import Json
@@ -20,6 +18,8 @@ def plugins(json: Json = False) -> None:
 
     Example: matmill plugins --json
     """
+    from importlib.metadata import entry_points
+
     from matmill import registry
 
     rows = []

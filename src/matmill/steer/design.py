@@ -10,7 +10,7 @@ from matmill.campaign.job import Job
 from matmill.campaign.parts import Parts, load_parts
 from matmill.campaign.plan import CampaignSettings, check_request
 from matmill.campaign.request import Request
-from matmill.campaign.results import Results, collect
+from matmill.campaign.results import Results, all_warnings, collect
 from matmill.campaign.runner import run_rounds
 from matmill.campaign.store import Store
 from matmill.campaign.workers import LocalWorkers, Workers
@@ -79,8 +79,9 @@ def design(
         raise StoreError(
             f"{folder} has a run already. Continue it with --resume, or choose another --out."
         )
-    on_event(Event(stage="load", message="models and tables"))
-    parts = parts or load_parts(request)
+    if parts is None:
+        on_event(Event(stage="load", message="models and tables"))
+        parts = load_parts(request)
     warnings = check_request(request, settings, parts)
     for warning in warnings:
         on_event(Event(stage="check", message=warning))
@@ -113,7 +114,7 @@ def finish(
     on_event(Event(stage="write", message=f"files to {folder}"))
     results = collect(store, request, settings)
     reason = store.setting("stopped_because") or "the run is not finished"
-    warnings = [*(store.setting("warnings") or []), *_shortfall(results, reason)]
+    warnings = all_warnings(store, results)
     export.write_all(store, results, folder)
     provenance.write(store, results, settings, folder / "run.json")
     report.write(store, results, settings, folder / "report.html", warnings=warnings)
@@ -155,25 +156,3 @@ def _bind(store: Store, request: Request, settings: CampaignSettings, parts: Par
                 f"The run was begun with another {what} ({', '.join(different)} differ). Resume "
                 "it with what it was begun with, or start a new one with another --out."
             )
-
-
-def _shortfall(results: Results, reason: str) -> list[str]:
-    wanted, n = results.request.n, len(results.delivered)
-    limit = results.request.hull_threshold_ev_per_atom
-    warnings = []
-    if results.n_filled:
-        warnings.append(
-            f"Only {n - results.n_filled} of {wanted} crystals lie within {limit:g} eV/atom of the "
-            f"hull; the last {results.n_filled} are the best of the rest ({reason})."
-        )
-    if n < wanted:
-        warnings.append(
-            f"Only {n} of {wanted} crystals could be delivered ({reason}). Ask for more elements, "
-            "wider targets or a higher --hull-threshold."
-        )
-    if n and results.request.targets and results.n_on_target < n:
-        warnings.append(
-            f"{results.n_on_target} of {n} delivered crystals meet every target by their predicted "
-            "means; they are ranked by the probability of doing so."
-        )
-    return warnings

@@ -110,7 +110,10 @@ class FakePredictor:
 
     column: str = "band_gap_ev"
     card: dict[str, Any] = field(
-        default_factory=lambda: {"hash": "fake-gap-1", "range": {"low": 0.0, "high": 8.0}}
+        default_factory=lambda: {
+            "weights_sha256": "fake-gap-1",
+            "scales": [{"column": "band_gap_ev", "low": 0.0, "high": 8.0}],
+        }
     )
 
     def predict(self, batch, *, coverage=0.9):
