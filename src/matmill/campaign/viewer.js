@@ -72,8 +72,8 @@ class CrystalView {
   }
 
   reset() {
-    this.rotation = turn(-1.25, 0).map((row) => [...row]);
-    this.rotation = multiply(this.rotation, [[0.94, 0.34, 0], [-0.34, 0.94, 0], [0, 0, 1]]);
+    const [c, s] = [Math.cos(0.35), Math.sin(0.35)];
+    this.rotation = multiply(turn(-1.25, 0), [[c, s, 0], [-s, c, 0], [0, 0, 1]]); // c axis up
     this.zoom = 1;
     this.last = null;
   }
