@@ -46,7 +46,7 @@ def training_crystals(data):
     for table, column in ((mp20, "split"), (union, "benchmark"), (mpts, "split")):
         tested = is_tested(table.notes[column])
         held_ids |= {i for i, held in zip(table.ids, tested, strict=True) if held}
-        held_formulas |= {f for f, held in zip(table.notes["formula"], tested, strict=True) if held}
+        held_formulas |= {f for f, held in zip(table.crystals.formula, tested, strict=True) if held}
 
     chosen = mp20.select(
         [
@@ -72,7 +72,7 @@ def training_crystals(data):
         for k in torch.nonzero(near).flatten().tolist()
         if union.ids[k] not in mine
         and union.ids[k] not in held_ids
-        and union.notes["formula"][k] not in held_formulas
+        and union.crystals.formula[k] not in held_formulas
     ]
     batch = concatenate([chosen, union.crystals.select(fresh)])
     space_group = batch.properties["spacegroup"].nan_to_num(0.0).long()
