@@ -73,7 +73,8 @@ class RandomGenerator:
             return CrystalBatch.empty()
         z, sizes = self._compositions(request, rng)
         n_atoms = torch.tensor(sizes)
-    XX
+        # Bonded hydrogen is tiny; a crystal of it alone is not.
+        radius = table("covalent_radius").nan_to_num(1.5).clamp_min(0.7)[z]
         crystal = torch.repeat_interleave(torch.arange(request.n), n_atoms)
         filled = torch.zeros(request.n, dtype=torch.float64)
         filled.index_add_(0, crystal, 4 / 3 * torch.pi * radius**3)
