@@ -12,7 +12,7 @@ from matmill.generate.protocol import GenerationRequest
 def test_volumes_are_those_of_solids():
     out = RandomGenerator().sample(GenerationRequest(n=50), torch.Generator().manual_seed(0))
     per_atom = out.volume / out.n_atoms
-    assert ((per_atom > 1) & (per_atom < 120)).all()
+    assert ((per_atom > 1) & (per_atom < 150)).all()  # caesium is the largest
     assert ((density(out) > 0.05) & (density(out) < 30)).all()
 
 
