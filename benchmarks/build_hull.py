@@ -1,0 +1,153 @@
+"""Step 3 of the hull: the table that ships, and its card, from the energies computed so far.
+
+    python benchmarks/build_hull_energies.py          # step 1, single points, 20 minutes
+    python benchmarks/build_hull_relax.py --hours 1   # step 2, relaxations near the hull, resumable
+    python benchmarks/build_hull.py                   # step 3, seconds; run it again after step 2
+
+Writes ``src/matmill/assets/hull_chgnet.parquet`` and ``.json``.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hull_common import DATA, ROOT, WORK, read_structures, write_atomic
+from matmill.crystals.composition import element_counts
+from matmill.verify.hull import (
+    ON_HULL,
+    HullEntries,
+    element_masks,
+    entries_to_table,
+    lowest_mixture,
+)
+from matmill.verify.potentials import load_chgnet
+
+FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")
+ASSETS = ROOT / "src" / "matmill" / "assets"
+
+
+def load_energies() -> pa.Table:
+    """Return one row a crystal: id, source, atoms, single-point energy, relaxed energy or null."""
+    parts = sorted((WORK / "energies").glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(path) for path in parts])
+    relaxed = sorted((WORK / "relaxed").glob("*.parquet"))
+    if not relaxed:
+        return table.append_column("relaxed_ev", pa.nulls(len(table), pa.float64()))
+    done = pa.concat_tables([pq.read_table(path) for path in relaxed])
+    done = done.filter(done["converged"])
+    energy = dict(zip(done["material_id"].to_pylist(), done["energy_ev"].to_pylist(), strict=True))
+    values = [energy.get(key) for key in table["material_id"].to_pylist()]
+    return table.append_column("relaxed_ev", pa.array(values, pa.float64()))
+
+
+def counts_by_id() -> dict[str, np.ndarray]:
+    """Return the element counts of every given crystal."""
+    counts: dict[str, np.ndarray] = {}
+    for name in reversed(FILES):
+        batch = read_structures(DATA / f"{name}.parquet")
+        prefix = "ref:" if name == "element_references" else ""
+        rows = element_counts(batch).numpy().astype(np.int16)
+        counts.update((prefix + key, row) for key, row in zip(batch.ids, rows, strict=True))
+    return counts
+
+
+def lowest_entries(table: pa.Table) -> HullEntries:
+    """Return the lowest crystal of each reduced formula; relaxed energies count where known."""
+    counts = counts_by_id()
+    ids = table["material_id"].to_pylist()
+    single = table["energy_ev"].to_numpy()
+    relaxed = table["relaxed_ev"].to_numpy(zero_copy_only=False).astype(float)
+    n_atoms = table["n_atoms"].to_numpy()
+    best: dict[bytes, int] = {}
+    members: dict[bytes, int] = {}
+    reduced: dict[bytes, np.ndarray] = {}
+    energy = np.where(np.isnan(relaxed), single, relaxed) / n_atoms
+    for i, key in enumerate(ids):
+        row = counts[key].astype(np.int32)
+        row = row // np.gcd.reduce(row[row > 0])
+        formula = row.tobytes()
+        members[formula] = members.get(formula, 0) + (not key.startswith("ref:"))
+        if not np.isfinite(energy[i]):
+            continue
+        if formula not in best or energy[i] < energy[best[formula]]:
+            best[formula], reduced[formula] = i, row
+    order = sorted(best, key=lambda formula: ids[best[formula]])
+    chosen = [best[formula] for formula in order]
+    return HullEntries(
+        counts=np.stack([reduced[formula] for formula in order]),
+        energy_ev_per_atom=np.round(energy[chosen], 6),
+        above_hull_ev_per_atom=None,
+        relaxed=~np.isnan(relaxed[chosen]),
+        n_crystals=np.array([max(members[formula], 1) for formula in order]),
+        ids=[ids[i] for i in chosen],
+    )
+
+
+def own_distances(entries: HullEntries) -> np.ndarray:
+    """Return every entry's distance to the hull of all entries, eV per atom.
+
+    Small systems first: what lies above the hull of its own system lies above every larger one's,
+    so only vertices are handed on.
+    """
+    masks = element_masks(entries.counts > 0)
+    fractions = entries.counts / entries.counts.sum(1, keepdims=True)
+    energy = entries.energy_ev_per_atom
+    systems: dict[bytes, list[int]] = {}
+    for i, mask in enumerate(masks):
+        systems.setdefault(mask.tobytes(), []).append(i)
+    order = sorted(systems.values(), key=lambda rows: (entries.counts[rows[0]] > 0).sum())
+    distance = np.zeros(len(energy))
+    vertices = np.zeros(len(energy), dtype=np.int64)
+    n_vertices = 0
+    for rows in order:
+        found = vertices[:n_vertices]
+        inside = found[((masks[found] & ~masks[rows[0]]) == 0).all(1)]
+        pool = np.concatenate([inside, rows]).astype(np.int64)
+        elements = np.nonzero(entries.counts[rows[0]])[0]
+        part = fractions[pool][:, elements]
+        for i in rows:
+            value = lowest_mixture(part, energy[pool], fractions[i, elements])
+            distance[i] = energy[i] - value
+            if distance[i] <= ON_HULL:
+                vertices[n_vertices] = i
+                n_vertices += 1
+    return distance
+
+
+def main() -> None:
+    begin = time.perf_counter()
+    table = load_energies()
+    entries = lowest_entries(table)
+    sys.stderr.write(f"{len(entries.ids)} formulas, {time.perf_counter() - begin:.0f} s\n")
+    distance = own_distances(entries)
+    sys.stderr.write(f"hull distances, {time.perf_counter() - begin:.0f} s\n")
+    from hull_card import make_card
+
+    entries = replace(entries, above_hull_ev_per_atom=np.maximum(distance, 0.0))
+    on_hull = distance <= ON_HULL
+    state = "relaxed" if bool(entries.relaxed[on_hull].all()) else "partly-relaxed"
+    if not entries.relaxed.any():
+        state = "single-points"
+    potential = load_chgnet()
+    about: dict[str, object] = {
+        "name": f"{potential.name}/mp_union/{state}",
+        "potential": potential.name,
+    }
+    about |= {"potential_hash": potential.hash, "format": 1}
+    path = ASSETS / "hull_chgnet.parquet"
+    write_atomic(entries_to_table(entries, about), path, compression_level=19)
+    card = make_card(table, entries, distance, about)
+    card["file_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    sys.stderr.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {about['name']}\n")
+
+
+if __name__ == "__main__":
+    main()
