@@ -48,7 +48,8 @@ def from_parameters(parameters: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
     cosines = torch.cos(torch.deg2rad(parameters[:, 3:]))
     sines = torch.sin(torch.deg2rad(parameters[:, 3:]))
     root = 1 - (cosines**2).sum(-1) + 2 * cosines.prod(-1)
-    bad = (root <= 0) | (parameters[:, :3] <= 0).any(-1) | ~torch.isfinite(parameters).all(-1)
+    bad = (root <= 0) | (parameters <= 0).any(-1) | ~torch.isfinite(parameters).all(-1)
+    bad |= (parameters[:, 3:] >= 180).any(-1)
     if bool(bad.any()):
         row = int(torch.nonzero(bad)[0])
         raise InputError(
