@@ -49,7 +49,7 @@ class CampaignSettings(Settings):
     max_rounds: Annotated[int, Field(ge=1)] = 8
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     task_size: Annotated[int, Field(ge=1)] = 64
-    chunk_atoms: Annotated[int, Field(ge=1)] = 64
+    chunk_atoms: Annotated[int, Field(ge=1)] = 32
     n_steps: Annotated[int, Field(ge=1)] = 50
     guidance: Annotated[float, Field(ge=0)] = 1.5
     hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.05

@@ -159,7 +159,7 @@ def show_summary(summary: "Summary", *, json: bool) -> None:
         )
         return
     columns = predicted_columns(results)
-    heads = ["rank", "formula", "space group", "atoms", "E_hull\neV/atom"]
+    heads = ["rank", "formula", "space group", "atoms", "E_hull\neV/atom", "entries"]
     heads += [f"{BY_COLUMN[c].label}\n{BY_COLUMN[c].unit}" for c in columns]
     rows = [
         [
@@ -168,6 +168,7 @@ def show_summary(summary: "Summary", *, json: bool) -> None:
             f"{row['space_group_symbol']} ({row['space_group']})",
             row["n_atoms"],
             f"{row['energy_above_hull_ev_per_atom']:.3f}{'*' if row['is_filled'] else ''}",
+            row.get("n_competitors"),
             *(with_error(row, c) for c in columns),
             f"{row['target_probability']:.2f}",
             known_text(row),
@@ -175,6 +176,11 @@ def show_summary(summary: "Summary", *, json: bool) -> None:
         for row in results.rows
     ]
     print_table([*heads, "P(targets)", "novelty"], rows, title="Delivered crystals")
+    if rows:
+        typer.echo(
+            f"E_hull against {results.rows[0]['hull_name']}; entries: its crystals in exactly that "
+            "chemical system. ? outside the predictor's training, * above the hull limit."
+        )
     print_table(("step", "left"), list(results.funnel.items()), title="Funnel")
     for warning in summary.warnings:
         typer.echo(f"Note: {warning}")

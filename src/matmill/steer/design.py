@@ -63,7 +63,7 @@ def design(
         settings: How to work; defaults suit a laptop.
         folder: Where to keep the run and its files.
         parts: Models and tables; the shipped ones when None.
-        workers: Where to relax; one local process a core when None.
+        workers: Where to relax, stopped at the end; one local process a core when None.
         resume: Continue the run in ``folder`` if there is one.
         arguments: What to record as the call that was made, for people.
         on_event: Told about progress.

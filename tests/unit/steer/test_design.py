@@ -1,6 +1,10 @@
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from matmill.steer.design import design, finish, open_run
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "campaign"))
+sys.path.insert(0, str(HERE))
 fakes = import_module("campaign_fakes")
 
 
@@ -189,3 +194,45 @@ def test_killed_at_any_stage_gives_the_same_table(tmp_path):
         "predict",
         "write",
     }
+
+
+@pytest.mark.slow
+def test_killed_with_its_worker_processes_gives_the_same_table(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "sys.path[:0] = sys.argv[3:]\n"
+        "import campaign_fakes as fakes, design_kills as kills\n"
+        "from matmill.campaign.workers import LocalWorkers\n"
+        "from matmill.steer.design import design\n"
+        "design(kills.REQUEST, kills.SETTINGS, folder=sys.argv[1],\n"
+        "       resume=sys.argv[2] == 'resume',\n"
+        "       parts=fakes.parts(make_potential=fakes.make_slow_potential),\n"
+        "       workers=LocalWorkers(2))\n"
+    )
+    paths = [str(HERE), str(HERE.parent / "campaign")]
+
+    def start(folder, how):
+        return subprocess.Popen([sys.executable, str(script), str(folder), how, *paths])
+
+    assert start(tmp_path / "whole", "new").wait() == 0
+    killed = start(tmp_path / "killed", "new")
+    store = tmp_path / "killed" / "campaign.sqlite"
+    while killed.poll() is None and n_relaxed(store) < 3:
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert start(tmp_path / "killed", "resume").wait() == 0
+    kills_script = import_module("design_kills")
+    assert kills_script.table(tmp_path / "killed") == kills_script.table(tmp_path / "whole")
+
+
+def n_relaxed(path):
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path)) as connection:
+        try:
+            query = "select count(*) from verdict where stage = 'relax'"
+            return connection.execute(query).fetchone()[0]
+        except sqlite3.OperationalError:  # the tables are being made
+            return 0
