@@ -4,7 +4,10 @@ Run: python benchmarks/make_element_table.py   (needs pymatgen, ase and smact)
 """
 
 import csv
+import hashlib
+import json
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import smact
@@ -111,6 +114,44 @@ def main():
         for symbol in SYMBOLS:
             cells = [" ".join(str(int(q)) for q in states[n].get(symbol, [])) for n in names]
             writer.writerow([symbol, *cells])
+    write_cards()
+
+
+def write_cards():
+    """Write the card of each table."""
+    tools = ("pymatgen", "ase", "smact")
+    common = {
+        "rows": len(SYMBOLS),
+        "command": "python benchmarks/make_element_table.py",
+        "made_with": {name: version(name) for name in tools},
+    }
+    cards = {
+        "elements": {
+            "what": "Properties of the elements H to Og; an empty cell is unknown.",
+            "columns": {k: {"unit": u, "source": s} for k, (u, s, _) in COLUMNS.items()},
+            "licence": "facts; collected from pymatgen (MIT), ASE (LGPL) and SMACT (MIT)",
+            "limits": "Radii and electronegativities differ between sources; heavy elements "
+            "lack many values.",
+        },
+        "oxidation_states": {
+            "what": "Oxidation states of the elements in six named tables.",
+            "columns": {
+                "smact14": "SMACT list of 2014",
+                "icsd16": "states reported in the ICSD, 2016",
+                "icsd24": "non-zero states with at least 3 reports in the ICSD, 2024",
+                "icsd24_raw": "all states reported in the ICSD, 2024",
+                "wiki": "Wikipedia, 2022",
+                "sp": "structure predictor of pymatgen, 2017",
+            },
+            "licence": "MIT, from SMACT 4.0, copyright its authors",
+            "limits": "The share of charge-neutral formulas depends on the table: name it beside "
+            "the number. Metals and alloys have no meaningful states.",
+        },
+    }
+    for name, card in cards.items():
+        digest = hashlib.sha256((ASSETS / f"{name}.csv").read_bytes()).hexdigest()
+        text = json.dumps({**card, **common, "sha256": digest}, indent=2, ensure_ascii=False)
+        (ASSETS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_states(name):
