@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.graphs.graph import Graph, build
 from matmill.predict.baselines import CompositionNetwork
@@ -18,6 +19,7 @@ from matmill.predict.calibrate import factor_for
 from matmill.predict.cgcnn import Cgcnn
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
+from matmill.progress import OnEvent, ignore
 from matmill.training import checkpoint
 
 NETWORKS: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn, "composition": CompositionNetwork}
@@ -79,7 +81,7 @@ class EnsembleModel:
     @torch.no_grad()
     def raw(self, graph: Graph) -> RawOutputs:
         """Return what the members say about graphs, in chunks of bounded size."""
-        parts = [self._raw_chunk(chunk.to(self.device)) for chunk in _chunks(graph)]
+        parts = [self._raw_chunk(chunk.to(self.device)) for chunk in chunks(graph)]
         return RawOutputs(
             mean=torch.cat([part.mean for part in parts]).cpu(),
             std=torch.cat([part.std for part in parts]).cpu(),
@@ -112,13 +114,22 @@ class EnsembleModel:
         )
 
     def in_domain(
-        self, batch: CrystalBatch, distance: Float[Tensor, " n_crystals"]
+        self, graph: Graph, distance: Float[Tensor, " n_crystals"]
     ) -> Bool[Tensor, " n_crystals"]:
-        """Return which crystals are like the training set."""
-        unseen = (~self.seen[batch.atomic_numbers.cpu().long()]).double()
-        n_unseen = torch.zeros(len(batch), dtype=torch.float64)
-        n_unseen = n_unseen.index_add(0, batch.crystal_index.cpu(), unseen)
-        return (n_unseen == 0) & (distance <= self.card.get("domain_limit", float("inf")))
+        """Return which crystals are like the training set.
+
+        Three questions: are all elements known, is the shortest bond of a usual length, and do
+        the learned features (``distance``) lie where those of known crystals lie?
+        """
+        unseen = (~self.seen[graph.atomic_numbers.cpu().long()]).long()
+        crystal_index = graph.crystal_index.cpu()
+        n_unseen = torch.zeros(len(graph), dtype=torch.long).index_add(0, crystal_index, unseen)
+        is_in = (n_unseen == 0) & (distance <= self.card.get("domain_limit", float("inf")))
+        if "shortest_bond_angstrom" in self.card:
+            low, high = self.card["shortest_bond_angstrom"]
+            bond = shortest_bond(graph).cpu()
+            is_in &= (bond >= low) & (bond <= high)
+        return is_in
 
     def predict_all(
         self,
@@ -144,8 +155,9 @@ class EnsembleModel:
             return {column: empty_prediction(column, coverage) for column in columns}
         if not bool(((batch.atomic_numbers >= 1) & (batch.atomic_numbers <= 118)).all()):
             raise InputError("Some atoms are no element (Z outside 1-118); nothing to predict.")
-        raw = self.raw(self.graphs(batch))
-        in_domain = self.in_domain(batch, raw.distance)
+        graph = self.graphs(batch)
+        raw = self.raw(graph)
+        in_domain = self.in_domain(graph, raw.distance)
         return {
             column: self._prediction(raw, self.columns.index(column), coverage, in_domain)
             for column in columns
@@ -208,6 +220,28 @@ class EnsemblePredictor:
     model: EnsembleModel
     column: str
 
+    network: ClassVar[str] = "cgcnn"
+
+    @classmethod
+    def fit(
+        cls,
+        table: LabelledCrystals,
+        target: str,
+        *,
+        folder: Path,
+        seed: int = 0,
+        on_event: OnEvent = ignore,
+        **settings: float | str | None,
+    ) -> "EnsemblePredictor":
+        """Return a predictor trained on a table; see `predict.train` for settings and resuming."""
+        from matmill.predict.train import TrainSettings, train_predictor
+
+        chosen = TrainSettings.model_validate({"network": cls.network, **settings})
+        model = train_predictor(
+            table, [target], settings=chosen, folder=folder, seed=seed, on_event=on_event
+        )
+        return cls(model, model.columns[0])
+
     @property
     def card(self) -> dict[str, Any]:
         """Data, settings, measured scores and limits."""
@@ -221,6 +255,12 @@ class EnsemblePredictor:
         """Move the networks to a device; other properties of the file move along."""
         self.model.to(device)
         return self
+
+
+class CompositionPredictor(EnsemblePredictor):
+    """The same on compositions alone: for formulas without structures, and as a baseline."""
+
+    network: ClassVar[str] = "composition"
 
 
 def graphs_for(card: dict[str, Any], batch: CrystalBatch) -> Graph:
@@ -280,7 +320,15 @@ def _member_of(name: str) -> tuple[str, str]:
     return f"{head}.{number}", rest
 
 
-def _chunks(graph: Graph) -> list[Graph]:
+def shortest_bond(graph: Graph) -> Float[Tensor, " n_crystals"]:
+    """Return the smallest neighbour distance of each crystal in Å."""
+    nearest = graph.distance[:, 0]
+    smallest = torch.full((len(graph),), torch.inf, device=nearest.device)
+    return smallest.scatter_reduce(0, graph.crystal_index, nearest, "amin")
+
+
+def chunks(graph: Graph) -> list[Graph]:
+    """Return the graph cut into parts of bounded size, in order."""
     if len(graph.atomic_numbers) <= _CHUNK_ATOMS:
         return [graph]
     ends = graph.n_atoms.cumsum(0)

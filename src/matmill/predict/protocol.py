@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from matmill import registry
 from matmill.crystals.batch import CrystalBatch
 from matmill.errors import InputError, UnknownNameError
 from matmill.quantities import QUANTITIES, find
@@ -80,8 +81,9 @@ def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Pr
     """Return a predictor.
 
     Args:
-        name_or_path: A property (``"band_gap"``) for the shipped predictor, or the path of a
-            trained one (``NAME.safetensors``).
+        name_or_path: A property (``"band_gap"``) for the shipped predictor, the path of a
+            trained one (``NAME.safetensors``), or the name under which another package has
+            registered a function that returns its predictor.
         column: Which property, when a file predicts several; not needed when there is one.
 
     Raises:
@@ -92,6 +94,8 @@ def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Pr
     from matmill.predict.exact import ExactPredictor
 
     text = str(name_or_path)
+    if text in registry.predictors.names() and text not in registry.predictors.targets:
+        return registry.predictors.load(text)()
     if text.endswith(".safetensors") or Path(text).with_suffix(".safetensors").is_file():
         return load_model(Path(text)).view(column)
     try:
@@ -100,7 +104,7 @@ def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Pr
         raise UnknownNameError("predictor", text, available()) from error
     if quantity.exact:
         return ExactPredictor(quantity.column)
-    for path in _shipped_files():
+    for path in shipped_files():
         model = load_model(path)
         if quantity.column in model.columns:
             return model.view(quantity.column)
@@ -112,7 +116,7 @@ def shipped() -> list[str]:
     """Return the names of the properties that shipped networks predict, sorted."""
     from matmill.training.checkpoint import load
 
-    columns = {c for path in _shipped_files() for c in load(path)[1].get("columns", [])}
+    columns = {c for path in shipped_files() for c in load(path)[1].get("columns", [])}
     return sorted(name for name, quantity in QUANTITIES.items() if quantity.column in columns)
 
 
@@ -162,5 +166,6 @@ def empty_prediction(column: str, coverage: float) -> Prediction:
     )
 
 
-def _shipped_files() -> list[Path]:
+def shipped_files() -> list[Path]:
+    """Return the weight files that ship, sorted by name."""
     return sorted(ASSETS.glob("*.safetensors"))

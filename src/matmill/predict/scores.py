@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matmill.crystals.batch import CrystalBatch
 from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import (
     COVERAGES,
@@ -19,9 +18,7 @@ from matmill.predict.calibrate import (
 from matmill.predict.ensemble import EnsembleModel
 
 
-def score_model(
-    model: EnsembleModel, crystals: CrystalBatch, graph: Graph, values: Tensor
-) -> dict[str, dict[str, Any]]:
+def score_model(model: EnsembleModel, graph: Graph, values: Tensor) -> dict[str, dict[str, Any]]:
     """Return scores by column.
 
     Errors are in the unit of the column; ``mae_log10`` is added for logarithmic ones, and there
@@ -29,14 +26,13 @@ def score_model(
 
     Args:
         model: Calibrated ensemble.
-        crystals: Held-out crystals.
-        graph: Their graphs.
+        graph: Graphs of held-out crystals.
         values: True values in the columns' units, ``(n_crystals, n_targets)``, NaN unknown.
     """
-    if not len(crystals):
+    if not len(graph):
         return {}
     raw = model.raw(graph)
-    in_domain = model.in_domain(crystals, raw.distance)
+    in_domain = model.in_domain(graph, raw.distance)
     scores = {}
     for target, column in enumerate(model.columns):
         known = torch.isfinite(values[:, target])

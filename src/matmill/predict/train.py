@@ -1,6 +1,7 @@
 """Train an ensemble on labelled crystals, calibrate it, and score it on held-out rows."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
-from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
-from matmill.predict.ensemble import KIND, EnsembleModel, graphs_for, make_network
+from matmill.predict.ensemble import KIND, EnsembleModel, graphs_for, load_model, make_network
+from matmill.predict.finish import calibrate_model, describe_domain
+from matmill.predict.protocol import shipped_files
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
 from matmill.predict.task import GraphBatches, PropertyTask
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child_seed
+from matmill.training.checkpoint import write_atomically
 from matmill.training.fit import FitSettings, fit
 from matmill.training.trackers import Tracker
 
@@ -100,6 +103,7 @@ def train_predictor(
     settings: TrainSettings | None = None,
     folder: Path,
     seed: int = 0,
+    start_from: str | None = None,
     on_event: OnEvent = ignore,
     trackers: tuple[Tracker, ...] = (),
     about: dict[str, Any] | None = None,
@@ -116,6 +120,8 @@ def train_predictor(
         settings: Network and training.
         folder: For checkpoints, logs and cached graphs.
         seed: Everything random follows from it.
+        start_from: A predictor whose lower layers the members start from: its path, or
+            ``"shipped"``. With few rows of your own that is worth more than any setting.
         on_event: Told about progress.
         trackers: Further places for training numbers.
         about: Entries for the card: source, licence, command.
@@ -150,12 +156,15 @@ def train_predictor(
         "elements_z": numbers.unique().tolist(),
         "settings": settings.model_dump(),
         "seed": seed,
+        "started_from": start_from,
         "data": _data_card(table, values, names, parts),
         **(about or {}),
     }
+    _claim(folder, card)
     graph = _graphs(card, table.crystals, folder, on_event)
     members, card["training"] = _train_members(
         card,
+        _stem_of(start_from, card),
         (graph.select(parts.train), labels[parts.train]),
         settings=settings,
         n_main=len(columns),
@@ -165,16 +174,15 @@ def train_predictor(
         trackers=trackers,
     )
     model = EnsembleModel(members, card, {})
-    _describe_domain(model, graph.select(parts.train[:_DOMAIN_ROWS]))
-    _calibrate(model, graph.select(parts.val), labels[parts.val])
-    card["scores"] = score_model(
-        model, table.crystals.select(parts.test), graph.select(parts.test), values[parts.test]
-    )
+    describe_domain(model, graph.select(parts.train[:_DOMAIN_ROWS]))
+    calibrate_model(model, graph.select(parts.val), labels[parts.val])
+    card["scores"] = score_model(model, graph.select(parts.test), values[parts.test])
     return model
 
 
 def _train_members(
     card: dict[str, Any],
+    stem: dict[str, Tensor],
     data: tuple[Graph, Tensor],
     *,
     settings: TrainSettings,
@@ -208,7 +216,6 @@ def _train_members(
     if settings.stem_seconds:
         names.insert(0, "stem")
     members: list[nn.Module] = []
-    stem: dict[str, Tensor] = {}
     summaries: dict[str, Any] = {}
     for place, name in enumerate(names):
         network = _started(card, stem, child_seed(seed, name, "initial weights"))
@@ -235,6 +242,23 @@ def _train_members(
             "ended_by": result.reason,
         }
     return members, summaries
+
+
+def _stem_of(start_from: str | None, card: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a predictor's first member, if they fit this network."""
+    if start_from is None:
+        return {}
+    files = shipped_files() if start_from == "shipped" else [Path(start_from)]
+    if not files:
+        raise InputError("No predictor ships with this installation to start from.")
+    other = load_model(files[0])
+    settings = (other.card["network"], other.card["network_settings"])
+    if settings != (card["network"], card["network_settings"]):
+        raise InputError(
+            f"{files[0].name} is a network of another kind or size ({settings[0]}, {settings[1]}); "
+            "train with the same settings, or without --start-from."
+        )
+    return dict(other.members[0].state_dict())
 
 
 def _started(card: dict[str, Any], stem: dict[str, Tensor], seed: int) -> nn.Module:
@@ -280,6 +304,25 @@ def _parts(table: LabelledCrystals, values: Tensor, seed: int) -> Parts:
     return parts
 
 
+def _claim(folder: Path, card: dict[str, Any]) -> None:
+    """Mark the folder as that of this training, or refuse to mix two trainings in it."""
+    facts = {
+        "data": card["data"],
+        "seed": card["seed"],
+        "columns": card["columns_trained"],
+        "network": [card["network"], card["network_settings"]],
+        "started_from": card["started_from"],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    mark = folder / "training.json"
+    if mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["hash"] != digest:
+        raise InputError(
+            f"{folder} holds a training on other data, targets, seed or network. Delete the "
+            "folder, or write to another place."
+        )
+    write_atomically(mark, json.dumps({"hash": digest, **facts}, indent=1).encode())
+
+
 def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event: OnEvent) -> Graph:
     if card["network"] == "composition":
         return graphs_for(card, crystals)
@@ -290,39 +333,6 @@ def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event
         folder=folder / "graphs",
         on_event=on_event,
     )
-
-
-def _describe_domain(model: EnsembleModel, graph: Graph) -> None:
-    """Store mean and whitening matrix of the learned features."""
-    from matmill.predict.ensemble import _chunks
-
-    with torch.no_grad():
-        network = model.members[0]
-        features = torch.cat([network.embedding(g) for g in _chunks(graph)]).double()  # pyright: ignore[reportCallIssue]
-    mean = features.mean(0)
-    covariance = torch.cov(features.T) if len(features) > 1 else torch.eye(len(mean)).double()
-    # A floor on the variances: directions that hardly vary must not decide.
-    values, vectors = torch.linalg.eigh(covariance)
-    whitener = vectors / values.clamp_min(1e-3 * float(values.max())).sqrt()
-    model.domain = {"mean": mean, "whitener": whitener.contiguous()}
-
-
-def _calibrate(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
-    """Set error-bar factors, conformal factors and the limit of the domain from held-out rows."""
-    raw = model.raw(graph)
-    model.card["domain_limit"] = float(raw.distance.quantile(0.99))
-    calibration = {}
-    for target, column in enumerate(model.columns):
-        is_known = torch.isfinite(labels[:, target])
-        error = raw.mean[is_known, target] - labels[is_known, target].double()
-        std = raw.std[is_known, target]
-        factor = std_factor(error, std)
-        calibration[column] = {
-            "n_calibration": int(is_known.sum()),
-            "std_factor": factor,
-            "conformal_factors": quantile_table(residual_scores(error, std * factor)),
-        }
-    model.card["calibration"] = calibration
 
 
 def _data_card(

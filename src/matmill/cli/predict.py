@@ -1,0 +1,105 @@
+"""``matmill predict``: properties of given crystals, with error bars."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from matmill.cli import progress
+from matmill.cli.options import Device, Json, Out, Quiet, Seed, pick_device
+from matmill.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from matmill.predict.report import Report
+
+_SHOWN = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("predict")(predict)
+
+
+def predict(
+    files: Annotated[
+        list[Path], typer.Argument(help="Structure files or folders: CIF, POSCAR, extxyz, …")
+    ],
+    properties: Annotated[
+        list[str] | None,
+        typer.Option("--property", "-p", help="e.g. band_gap; repeat for more. Default: all."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A predictor of your own (.safetensors).")
+    ] = None,
+    coverage: Annotated[
+        float, typer.Option("--coverage", help="Share of true values the intervals should hold.")
+    ] = 0.9,
+    out: Out = None,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+) -> None:
+    """Predict properties of crystals, each with its standard deviation and interval.
+
+    Files that cannot be read are reported and left out. The interval holds the true value with the
+    given coverage on crystals like those of training; "in domain" says whether a crystal is one.
+    Predictions hold no randomness; --seed is there for uniformity.
+
+    Example: matmill predict cifs/ --property band_gap --property bulk_modulus --out table.csv
+    """
+    from matmill.predict.report import predict_files
+
+    del seed  # nothing is drawn
+    with progress.show(quiet=quiet) as on_event:
+        report = predict_files(
+            files,
+            properties or (),
+            model=model,
+            coverage=coverage,
+            device=pick_device(device),
+            on_event=on_event,
+        )
+    for complaint in report.complaints:
+        typer.echo(f"Left out: {complaint}", err=True)
+    if out is not None:
+        report.write(out)
+    if json:
+        print_json(_as_json(report))
+        return
+    _print(report)
+    if out is not None:
+        typer.echo(f"{len(report.rows)} rows written to {out}")
+
+
+def _print(report: "Report") -> None:
+    headings = ["id", "formula"]
+    for column in report.columns:
+        headings += [column.title, f"{report.coverage:.0%} interval", "in domain"]
+    rows = []
+    for row in report.rows[:_SHOWN]:
+        cells: list[object] = [row["id"], row["formula"]]
+        for column in report.columns:
+            mean, std = row[column.column], row[f"{column.column}_std"]
+            low, high = row[f"{column.column}_low"], row[f"{column.column}_high"]
+            digits = 1 if column.high >= 500 else 2
+            if column.exact:
+                cells += [f"{mean:.3g}" if mean < 1000 else f"{mean:.0f}", "exact", "yes"]
+                continue
+            cells.append(f"{mean:.{digits}f} ± {std:.{digits}f}")
+            cells.append(f"{low:.{digits}f} – {high:.{digits}f}")
+            cells.append("yes" if row[f"{column.column}_in_domain"] else "no")
+        rows.append(cells)
+    print_table(headings, rows)
+    hidden = len(report.rows) - _SHOWN
+    if hidden > 0:
+        typer.echo(f"… and {hidden} more; use --out table.csv or --json for all.")
+
+
+def _as_json(report: "Report") -> dict[str, Any]:
+    return {
+        "coverage": report.coverage,
+        "models": report.models,
+        "predictions": report.rows,
+        "left_out": [str(complaint) for complaint in report.complaints],
+    }

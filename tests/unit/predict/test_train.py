@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.data.table import LabelledCrystals
+from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.predict.ensemble import load_model
+from matmill.predict.protocol import load_predictor, predict_many
+from matmill.predict.task import GraphBatches, LabelledGraphs, PropertyTask, expected_draws
+from matmill.predict.train import TrainSettings, train_predictor
+
+SMALL = {"n_members": 2, "width": 16, "hidden": 16, "n_layers": 2, "precision": "fp32"}
+
+
+def make_table(n=240):
+    """Rock-salt cells whose labels follow from volume and elements."""
+    rng = torch.Generator().manual_seed(0)
+    edge = 2.0 + 1.5 * torch.rand(n, generator=rng).double()
+    numbers = torch.tensor([3, 8, 11, 17, 26, 30])[torch.randint(6, (n, 2), generator=rng)]
+    cubic = torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]]).double()
+    energy = edge - 2.0 + 0.5 * (numbers == 8).any(1) + 0.02 * torch.randn(n, generator=rng)
+    modulus = 300.0 / edge**3
+    modulus[::2] = torch.nan
+    batch = CrystalBatch(
+        lattice=edge[:, None, None] * cubic,
+        frac_coords=torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]]).double().repeat(n, 1),
+        atomic_numbers=numbers.flatten(),
+        n_atoms=torch.full((n,), 2),
+        ids=tuple(f"c{i}" for i in range(n)),
+        properties={"formation_energy_per_atom_ev": energy, "bulk_modulus_vrh_gpa": modulus},
+    )
+    quarter = n // 4
+    notes = {"split": tuple(["train"] * 2 * quarter + ["val"] * quarter + ["test"] * quarter)}
+    return LabelledCrystals(crystals=batch, notes=notes, source="salts.csv")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    settings = TrainSettings(**SMALL, epochs=40, learning_rate=5e-3, batch_crystals=32)
+    model = train_predictor(
+        make_table(),
+        ["formation_energy", "bulk_modulus"],
+        settings=settings,
+        folder=folder / "work",
+        seed=1,
+    )
+    model.save(folder / "salts")
+    return folder
+
+
+def test_it_learns_and_beats_the_median(trained):
+    card = json.loads((trained / "salts.json").read_text())
+    table = make_table()
+    for column, scores in card["scores"].items():
+        values = table.column(column)
+        train, test = values[:120], values[180:]
+        train, test = train[torch.isfinite(train)], test[torch.isfinite(test)]
+        median_error = float((test - train.median()).abs().mean())
+        assert scores["mae"] < 0.5 * median_error
+        assert scores["intervals"]["0.90"]["covered"] >= 0.75
+    assert card["scores"]["bulk_modulus_vrh_gpa"]["n_test"] == 30
+    assert card["data"]["labels"]["bulk_modulus_vrh_gpa"] == {"train": 60, "val": 30, "test": 30}
+    assert card["elements_z"] == [3, 8, 11, 17, 26, 30]
+
+
+def test_scores_can_be_recomputed_from_the_file(trained):
+    card = json.loads((trained / "salts.json").read_text())
+    table = make_table()
+    test = table.crystals.select(torch.arange(180, 240))
+    found = load_model(trained / "salts").predict_all(test)["formation_energy_per_atom_ev"]
+    error = (found.mean - test.properties["formation_energy_per_atom_ev"]).abs().mean()
+    expected = card["scores"]["formation_energy_per_atom_ev"]["mae"]
+    assert float(error) == pytest.approx(expected, rel=1e-4)
+
+
+def test_unseen_elements_and_strange_cells_are_flagged(trained):
+    table = make_table()
+    usual = table.crystals.select([0, 1])
+    numbers = usual.atomic_numbers.clone()
+    numbers[0] = 92
+    odd = CrystalBatch(
+        lattice=usual.lattice,
+        frac_coords=usual.frac_coords,
+        atomic_numbers=numbers,
+        n_atoms=usual.n_atoms,
+    )
+    predictor = load_predictor(trained / "salts", column="bulk_modulus")
+    assert predictor.predict(odd).in_domain.tolist() == [False, True]
+    squeezed = CrystalBatch(
+        lattice=usual.lattice * 0.3,
+        frac_coords=usual.frac_coords,
+        atomic_numbers=usual.atomic_numbers,
+        n_atoms=usual.n_atoms,
+    )
+    assert not bool(predictor.predict(squeezed).in_domain.any())
+
+
+def test_views_share_their_work(trained, monkeypatch):
+    names = ["formation_energy_per_atom_ev", "bulk_modulus_vrh_gpa"]
+    views = [load_predictor(trained / "salts", column=name) for name in names]
+    assert views[0].model is views[1].model
+    calls = []
+    original = type(views[0].model).raw
+    monkeypatch.setattr(
+        type(views[0].model), "raw", lambda self, graph: calls.append(1) or original(self, graph)
+    )
+    batch = make_table().crystals.select([0, 1, 2])
+    together = predict_many(batch, views)
+    assert len(calls) == 1
+    assert list(together) == names
+    alone = views[1].predict(batch)
+    assert torch.equal(together[names[1]].mean, alone.mean)
+    assert bool((alone.low >= 0).all())
+
+
+def test_requests_that_cannot_be_met_are_explained(trained):
+    with pytest.raises(InputError, match="several properties"):
+        load_predictor(trained / "salts")
+    with pytest.raises(UnknownNameError, match="band_gap"):
+        load_predictor(trained / "salts", column="band_gap")
+    with pytest.raises(UnknownNameError, match="No predictor called 'colour'"):
+        load_predictor("colour")
+    with pytest.raises(DataError, match="no predictor"):
+        load_predictor(trained / "nothing.safetensors")
+    predictor = load_predictor(trained / "salts", column="bulk_modulus")
+    batch = make_table().crystals.select([0])
+    with pytest.raises(InputError, match="coverage"):
+        predictor.predict(batch, coverage=1.0)
+    masked = CrystalBatch(
+        lattice=batch.lattice,
+        frac_coords=batch.frac_coords,
+        atomic_numbers=torch.tensor([0, 8]),
+        n_atoms=batch.n_atoms,
+    )
+    with pytest.raises(InputError, match="no element"):
+        predictor.predict(masked)
+
+
+def test_repeating_gives_the_same_and_other_data_are_refused(tmp_path):
+    settings = TrainSettings(**SMALL, epochs=2)
+    kwargs = {"settings": settings, "folder": tmp_path / "work", "seed": 1}
+    table = make_table()
+    first = train_predictor(table, ["formation_energy"], **kwargs)
+    again = train_predictor(table, ["formation_energy"], **kwargs)
+    batch = table.crystals.select([0, 5])
+    column = "formation_energy_per_atom_ev"
+    a, b = (m.predict_all(batch)[column] for m in (first, again))
+    assert torch.equal(a.mean, b.mean)
+    fresh = train_predictor(
+        table, ["formation_energy"], settings=settings, folder=tmp_path / "other", seed=1
+    )
+    assert torch.equal(fresh.predict_all(batch)[column].mean, a.mean)
+    with pytest.raises(InputError, match="other data"):
+        train_predictor(table.select(torch.arange(230)), ["formation_energy"], **kwargs)
+
+
+def test_members_can_start_from_another_predictor(trained, tmp_path):
+    settings = TrainSettings(**SMALL, epochs=1)
+    model = train_predictor(
+        make_table(),
+        ["bulk_modulus"],
+        settings=settings,
+        folder=tmp_path / "a",
+        start_from=str(trained / "salts.safetensors"),
+    )
+    assert model.card["started_from"].endswith("salts.safetensors")
+    source = load_model(trained / "salts").members[0].embed.weight
+    own = model.members[0].embed.weight
+    cold = train_predictor(make_table(), ["bulk_modulus"], settings=settings, folder=tmp_path / "b")
+    assert (own - source).norm() < 0.5 * (cold.members[0].embed.weight - source).norm()
+    with pytest.raises(InputError, match="another kind or size"):
+        train_predictor(
+            make_table(),
+            ["bulk_modulus"],
+            settings=settings.model_copy(update={"width": 8}),
+            folder=tmp_path / "c",
+            start_from=str(trained / "salts.safetensors"),
+        )
+
+
+def test_a_killed_training_goes_on(tmp_path):
+    settings = TrainSettings(**SMALL, epochs=25)
+    folder = tmp_path / "work"
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "member-1" / "log.csv").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stamp = (folder / "member-0" / "last.safetensors").stat().st_mtime_ns
+    kwargs = {"settings": settings, "seed": 1}
+    resumed = train_predictor(make_table(), ["formation_energy"], folder=folder, **kwargs)
+    assert (folder / "member-0" / "last.safetensors").stat().st_mtime_ns == stamp
+    whole = train_predictor(make_table(), ["formation_energy"], folder=tmp_path / "w", **kwargs)
+    for one, other in zip(resumed.members, whole.members, strict=True):
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        )
+
+
+def test_rows_without_split_are_divided_by_formula(tmp_path):
+    table = make_table()
+    table = LabelledCrystals(crystals=table.crystals, source="salts.csv")
+    model = train_predictor(
+        table, ["formation_energy"], settings=TrainSettings(**SMALL, epochs=1), folder=tmp_path
+    )
+    labels = model.card["data"]["labels"]["formation_energy_per_atom_ev"]
+    assert sum(labels.values()) == 240
+    assert min(labels.values()) > 5
+
+
+def test_too_few_or_constant_labels_are_refused(tmp_path):
+    table = make_table()
+    with pytest.raises(DataError, match="at least 10 are needed"):
+        train_predictor(table.select(torch.arange(8)), ["formation_energy"], folder=tmp_path)
+    constant = table.crystals.with_properties(band_gap_ev=torch.ones(240).double())
+    flat = LabelledCrystals(crystals=constant, notes=table.notes, source="x")
+    with pytest.raises(DataError, match="nothing can be learned"):
+        train_predictor(flat, ["band_gap"], folder=tmp_path)
+    with pytest.raises(InputError, match="only once"):
+        train_predictor(table, ["bulk_modulus", "bulk_modulus_vrh_gpa"], folder=tmp_path)
+
+
+def test_rare_labels_are_drawn_more_often_and_large_cells_less():
+    labels = torch.full((100, 2), torch.nan)
+    labels[:, 0] = 1.0
+    labels[:4, 1] = 1.0
+    n_atoms = torch.full((100,), 4)
+    n_atoms[50:] = 40
+    draws = expected_draws(n_atoms, labels)
+    assert draws[:4].tolist() == pytest.approx([4.0] * 4)  # root of 25, at most 4
+    assert draws[4:50].tolist() == pytest.approx([1.0] * 46)
+    assert draws[50:].tolist() == pytest.approx([0.5] * 50)
+
+
+def test_an_epoch_draws_as_expected_and_repeats_itself():
+    from matmill.graphs.graph import build
+
+    table = make_table(60)
+    graph = build(table.crystals, k=4)
+    labels = torch.stack(list(table.crystals.properties.values()), dim=1).float()
+    batches = GraphBatches(graph, labels, n_crystals=16)
+    one, two = (list(batches.epoch(3, torch.Generator().manual_seed(1))) for _ in range(2))
+    assert all(
+        torch.equal(a.labels.nan_to_num(), b.labels.nan_to_num())
+        for a, b in zip(one, two, strict=True)
+    )
+    total = sum(len(b.graph) for b in one)
+    assert abs(total - float(batches.draws.sum())) < 15
+    assert max(len(b.graph) for b in one) <= 16
+
+
+def test_the_loss_ignores_missing_labels():
+    class Fixed(torch.nn.Module):
+        def forward(self, graph):
+            n = len(graph)
+            return torch.full((n, 2), 2.0), torch.zeros(n, 2)
+
+    from matmill.graphs.graph import build
+
+    graph = build(make_table(12).crystals.select([0, 1]), k=4)
+    labels = torch.tensor([[1.0, torch.nan], [5.0, 4.0]])
+    task = PropertyTask(Fixed(), shares=torch.tensor([1.0, 0.5]), weights=torch.tensor([1.0, 0.3]))
+    parts = task.loss(LabelledGraphs(graph, labels), torch.Generator())
+    assert float(parts["mean_error"]) == pytest.approx((1 + 3 + 2) / 3)
+    errors = (1 + 3) / 2 + 0.3 * 2 / (0.5 * 2)
+    assert float(parts["loss"]) == pytest.approx(1.2 * errors)
+
+
+if __name__ == "__main__":  # a process that a test can kill
+    train_predictor(
+        make_table(),
+        ["formation_energy"],
+        settings=TrainSettings(**SMALL, epochs=25),
+        folder=Path(sys.argv[1]),
+        seed=1,
+    )
