@@ -95,6 +95,7 @@ def design(
     from matmill.cli.options import parse_atom_range
     from matmill.cli.progress import resumable, show
     from matmill.config import read_settings
+    from matmill.errors import InputError
     from matmill.progress import Event
 
     request = make_request(
@@ -114,6 +115,8 @@ def design(
     settings = read_settings(plan, CampaignSettings) if plan else CampaignSettings()
     limits = {"max_rounds": max_rounds, "max_minutes": max_minutes}
     settings = settings.model_copy(update={k: v for k, v in limits.items() if v is not None})
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the run to continue.")
     folder = out or _next_folder(Path("runs"))
     if dry_run:
         _show_plan(request, settings, _load(request, device), folder, json=json)

@@ -90,6 +90,7 @@ def test_a_dry_run_starts_nothing():
         (["--elements", "Ga,N", "--exclude", "N"], "both in --elements and in --exclude"),
         (["--elements", "Ga,Pb"], "has no entry for Pb"),
         (["--n-atoms", "9-2"], "--n-atoms '9-2' is empty"),
+        (["--resume"], "--resume needs --out"),
         (["--predictor", "band_gap"], "not of the form property=path"),
         (["--plan", "nowhere.toml"], "Cannot read settings nowhere.toml"),
     ],
