@@ -70,7 +70,7 @@ def find(
     Args:
         batch: Any number of crystals.
         symprec: Tolerance on positions in Å.
-        angle_tolerance: Tolerance on angles in degrees.
+        angle_tolerance: Tolerance on angles in degrees, of spglib; moyopy derives its own.
         library: ``"moyopy"`` or ``"spglib"``.
 
     Raises:
@@ -97,30 +97,24 @@ def find(
     )
 
 
-def primitive(
-    batch: CrystalBatch, symprec: float = 0.01, *, angle_tolerance: float = 5.0
-) -> CrystalBatch:
+def primitive(batch: CrystalBatch, symprec: float = 0.01) -> CrystalBatch:
     """Return the standardised primitive cells, sites and lattice idealised."""
-    return _standardise(batch, "prim_std_cell", symprec, angle_tolerance)
+    return _standardise(batch, "prim_std_cell", symprec)
 
 
-def conventional(
-    batch: CrystalBatch, symprec: float = 0.01, *, angle_tolerance: float = 5.0
-) -> CrystalBatch:
+def conventional(batch: CrystalBatch, symprec: float = 0.01) -> CrystalBatch:
     """Return the standardised conventional cells, sites and lattice idealised."""
-    return _standardise(batch, "std_cell", symprec, angle_tolerance)
+    return _standardise(batch, "std_cell", symprec)
 
 
-def symmetrise(
-    batch: CrystalBatch, symprec: float = 0.1, *, angle_tolerance: float = 5.0
-) -> CrystalBatch:
+def symmetrise(batch: CrystalBatch, symprec: float = 0.1) -> CrystalBatch:
     """Return the crystals in their own cells, lattice and sites averaged over the symmetry found.
 
     Number, order and choice of atoms and cell stay; only the numbers move, by about ``symprec``.
     """
 
     def average(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -> Any:  # noqa: ANN401
-        data = _moyo(lattice, frac, numbers, symprec, angle_tolerance)
+        data = _moyo(lattice, frac, numbers, symprec)
         if data is None:
             return None
         return *_averaged(lattice, frac, numbers, data.operations), numbers
@@ -153,11 +147,9 @@ def _averaged(
     return new_lattice, (start + total / len(rotations)).numpy()
 
 
-def _standardise(
-    batch: CrystalBatch, which: str, symprec: float, angle_tolerance: float
-) -> CrystalBatch:
+def _standardise(batch: CrystalBatch, which: str, symprec: float) -> CrystalBatch:
     def cell(lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray) -> Any:  # noqa: ANN401
-        data = _moyo(lattice, frac, numbers, symprec, angle_tolerance)
+        data = _moyo(lattice, frac, numbers, symprec)
         if data is None:
             return None
         found = getattr(data, which)
@@ -198,7 +190,6 @@ def _moyo(
     frac: np.ndarray,
     numbers: np.ndarray,
     symprec: float,
-    angle_tolerance: float,
 ) -> Any | None:  # noqa: ANN401 - a moyopy dataset
     import moyopy
 
@@ -206,9 +197,9 @@ def _moyo(
         return None
     cell = moyopy.Cell(lattice.tolist(), frac.tolist(), numbers.tolist())
     try:
-        return moyopy.MoyoDataset(
-            cell, symprec=symprec, angle_tolerance=float(np.deg2rad(angle_tolerance))
-        )
+        # moyopy judges angles by symprec when none is given. With an angle of its own it never
+        # returns for some layered cells (mp-1077262 at 0.1 Å and 5°), so none is given.
+        return moyopy.MoyoDataset(cell, symprec=symprec)
     except ValueError:
         return None
 
@@ -219,9 +210,9 @@ def _ask_moyopy(
     numbers: np.ndarray,
     *,
     symprec: float,
-    angle_tolerance: float,
+    angle_tolerance: float,  # noqa: ARG001 - spglib's only; see _moyo
 ) -> tuple[int, str, tuple[str, ...]] | None:
-    data = _moyo(lattice, frac, numbers, symprec, angle_tolerance)
+    data = _moyo(lattice, frac, numbers, symprec)
     return None if data is None else (data.number, data.pearson_symbol, tuple(data.wyckoffs))
 
 

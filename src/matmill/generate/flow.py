@@ -20,9 +20,14 @@ from matmill.generate.sample import Start, sample
 from matmill.generate.state import DenseCrystals, LatticeScale, NoisyState, from_dense, to_dense
 from matmill.training import checkpoint
 from matmill.training.precision import Precision, choose
+from matmill.verify.validity import Limits, check
 
 # Small batches stay in the processor's caches; the number is tokens (atoms + 1) with guidance off.
 _TOKENS_PER_BATCH = 1500
+
+# A crystal that breaks these is drawn again: no relaxation could repair it.
+SCREEN = Limits(min_distance_ratio=0.6)
+MAX_REDRAWS = 4
 
 
 class FlowGenerator:
@@ -135,8 +140,7 @@ class FlowGenerator:
         plan = make_plan(request, self.trained, rng)
         parts, positions = [], []
         for index in _batches(plan, doubled=plan.is_guided and request.guidance != 1.0):
-            crystals = self._sample_one_size(request, plan, index, rng)
-            batch = from_dense(crystals, self.denoiser.scale)
+            batch = self._screened(request, plan, index, rng)
             batch = batch.with_ids([f"{self.name}-{i:05d}" for i in index.tolist()])
             if on_batch is not None:
                 on_batch(batch)
@@ -146,9 +150,26 @@ class FlowGenerator:
             return CrystalBatch.empty()
         return concatenate(parts).select(torch.cat(positions).argsort())
 
+    def _screened(
+        self, request: GenerationRequest, plan: Plan, index: Tensor, rng: torch.Generator
+    ) -> CrystalBatch:
+        """Sample, and draw again what has overlapping atoms; ``attempts`` counts the draws."""
+        batch = self._sample_one_size(request, plan, index, rng)
+        attempts = torch.ones(len(index), dtype=torch.float64)
+        for _ in range(MAX_REDRAWS if request.screen else 0):
+            bad = torch.tensor([fate is not None for fate in check(batch, SCREEN)])
+            if not bool(bad.any()):
+                break
+            again = self._sample_one_size(request, plan, index[bad], rng)
+            where = torch.arange(len(index))
+            where[bad] = len(index) + torch.arange(len(again))
+            batch = concatenate([batch, again]).select(where)
+            attempts += bad
+        return batch.with_properties(attempts=attempts)
+
     def _sample_one_size(
         self, request: GenerationRequest, plan: Plan, index: Tensor, rng: torch.Generator
-    ) -> DenseCrystals:
+    ) -> CrystalBatch:
         start = self._start(request, plan, index)
         field = guided(
             self._evaluate,
@@ -156,7 +177,8 @@ class FlowGenerator:
             plan.asked.select(index).to(self.device),
             weight=request.guidance if plan.is_guided else 1.0,
         )
-        return sample(field, start, n_steps=request.n_steps, allowed=plan.allowed, rng=rng)
+        crystals = sample(field, start, n_steps=request.n_steps, allowed=plan.allowed, rng=rng)
+        return from_dense(crystals, self.denoiser.scale)
 
     def _evaluate(self, state: NoisyState, conditions: Conditions) -> Velocity:
         with torch.autocast(

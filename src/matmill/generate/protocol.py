@@ -31,6 +31,7 @@ class GenerationRequest:
         crystal_system: ``"cubic"`` … ``"triclinic"`` to aim at.
         guidance: Weight of the conditions; 0 ignores them, 1 follows the model, more exaggerates.
         n_steps: Network steps from noise to crystal.
+        screen: Draw crystals with overlapping atoms again, a few times; False returns them raw.
         seeds: Crystals to start from, used in turn.
         strength: How far to go from the seeds: 0 keeps them, 1 forgets them.
         keep_elements: With seeds, keep each site's element.
@@ -48,6 +49,7 @@ class GenerationRequest:
     crystal_system: str | None = None
     guidance: float = 1.5
     n_steps: int = 50
+    screen: bool = True
     seeds: CrystalBatch | None = None
     strength: float = 0.3
     keep_elements: bool = True

@@ -121,3 +121,19 @@ def test_crystal_systems_follow_the_tables():
 def test_unknown_library(prototypes):
     with pytest.raises(UnknownNameError, match="spglib"):
         find(prototypes, library="spg")
+
+
+def test_a_layered_cell_that_once_never_returned():
+    """An angle tolerance of its own sent moyopy into an endless loop on cells like this one."""
+    from matmill.crystals.lattice import from_parameters
+
+    lattice = from_parameters(
+        torch.tensor([[3.4245066, 3.4245066, 17.547045, 83.703294, 83.703294, 59.9974759]]).double()
+    )
+    layers = [0.0, 0.0816, -0.0816, 0.5, 0.5816, 0.4184]
+    batch = CrystalBatch.from_lists(
+        lattice.tolist(),
+        [[[x, x, z] for x, z in zip([0, 0.3, 0.7, 0.5, 0.8, 0.2], layers, strict=True)]],
+        [[22, 16, 16, 22, 16, 16]],
+    )
+    assert 1 <= int(find(batch, symprec=0.1).number[0]) <= 230

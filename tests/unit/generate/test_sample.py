@@ -144,3 +144,25 @@ def test_guidance_one_follows_the_conditions_and_zero_ignores_them(generator):
     other = run(0.0, conditions={"band_gap_ev": 0.0})
     assert silent.hashes == other.hashes
     assert run(2.0, **asked).hashes != silent.hashes
+
+
+def test_overlapping_crystals_are_drawn_again_and_counted(generator):
+    from matmill.generate.flow import MAX_REDRAWS, SCREEN
+    from matmill.verify.validity import check
+
+    def bad(batch):
+        return sum(fate is not None for fate in check(batch, SCREEN))
+
+    wishes = {"n": 24, "n_steps": 4, "n_atoms": (1, 6)}
+    raw = generator.sample(
+        GenerationRequest(**wishes, screen=False), torch.Generator().manual_seed(0)
+    )
+    screened = generator.sample(GenerationRequest(**wishes), torch.Generator().manual_seed(0))
+    assert (raw.properties["attempts"] == 1).all()
+    attempts = screened.properties["attempts"]
+    assert 1 <= attempts.min() <= attempts.max() <= 1 + MAX_REDRAWS
+    assert 0 < bad(raw)
+    assert bad(screened) < bad(raw)
+    # What still fails has used up its draws.
+    last = attempts == 1 + MAX_REDRAWS
+    assert bad(screened) <= int(last.sum())
