@@ -10,7 +10,7 @@ from matmill import __version__
 from matmill.campaign import charts, provenance
 from matmill.campaign.plan import CampaignSettings
 from matmill.campaign.ranking import target_value
-from matmill.campaign.results import SYMPREC_A, Results
+from matmill.campaign.results import FEW_ENTRIES, SYMPREC_A, Results
 from matmill.campaign.store import Store
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS, table
@@ -88,6 +88,12 @@ def with_error(row: dict[str, Any], column: str) -> str:
     return f"{value:.{digits}f} ± {std:.{digits}f}{mark}"
 
 
+def entries_text(row: dict[str, Any]) -> str:
+    """Return how many known crystals the hull has in this system, marked when they are few."""
+    n = row.get("n_competitors")
+    return "–" if n is None else f"{n}{'' if n >= FEW_ENTRIES else ' !'}"
+
+
 def known_text(row: dict[str, Any]) -> str:
     """Return whether a crystal is new, or which known one it is."""
     if row.get("known_as") is None:
@@ -115,7 +121,7 @@ def _table(results: Results, columns: list[str]) -> tuple[list[str], list[list[d
             f"{row['space_group_symbol']} ({row['space_group']})",
             row["n_atoms"],
             f"{above:.3f}{mark}",
-            row.get("n_competitors", "–"),
+            entries_text(row),
             *(with_error(row, c) for c in columns),
             f"{row['target_probability']:.2f}",
             known_text(row),

@@ -16,6 +16,8 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.symmetry import find
 from matmill.verify.verdict import Fate
 
+DEEP_EV_PER_ATOM = 0.05  # nothing that the potential was trained on lies that far below its hull
+FEW_ENTRIES = 3  # known crystals of a chemical system, below which its hull may lie too high
 SYMPREC_A = 0.1  # relaxed crystals are converged to about this; coarser merges distinct ones
 
 
@@ -118,6 +120,13 @@ def all_warnings(store: Store, results: Results) -> list[str]:
         warnings.append(
             f"Only {n} of {wanted} crystals could be delivered ({reason}). Ask for more elements, "
             "wider targets or a higher --hull-threshold."
+        )
+    deep = [r for r in results.rows if r["energy_above_hull_ev_per_atom"] < -DEEP_EV_PER_ATOM]
+    if deep:
+        warnings.append(
+            f"{len(deep)} delivered crystals lie more than {DEEP_EV_PER_ATOM:g} eV/atom below the "
+            "hull. That is more often an error of the potential or a gap in the hull than a "
+            "discovery: compute these first."
         )
     if n and results.request.targets and results.n_on_target < n:
         warnings.append(

@@ -142,7 +142,7 @@ def design(
 
 def show_summary(summary: "Summary", *, json: bool) -> None:
     """Print the delivered crystals, the funnel, the warnings and where the files are."""
-    from matmill.campaign.report import known_text, predicted_columns, with_error
+    from matmill.campaign.report import entries_text, known_text, predicted_columns, with_error
     from matmill.cli.output import print_json, print_table
     from matmill.quantities import BY_COLUMN
 
@@ -171,7 +171,7 @@ def show_summary(summary: "Summary", *, json: bool) -> None:
             f"{row['space_group_symbol']} ({row['space_group']})",
             row["n_atoms"],
             f"{row['energy_above_hull_ev_per_atom']:.3f}{'*' if row['is_filled'] else ''}",
-            row.get("n_competitors"),
+            entries_text(row),
             *(with_error(row, c) for c in columns),
             f"{row['target_probability']:.2f}",
             known_text(row),
@@ -182,7 +182,7 @@ def show_summary(summary: "Summary", *, json: bool) -> None:
     if rows:
         typer.echo(
             f"E_hull against {results.rows[0]['hull_name']}; entries: its crystals in exactly that "
-            "chemical system. ? outside the predictor's training, * above the hull limit."
+            "chemical system (! few). ? outside the predictor's training, * above the hull limit."
         )
     print_table(("step", "left"), list(results.funnel.items()), title="Funnel")
     for warning in summary.warnings:
