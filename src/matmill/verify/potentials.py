@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -75,10 +75,10 @@ class CHGNetPotential:
         self.max_atoms = max_atoms
         self.network = _load_network(dtype)
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 of the weights file of the package, first 16 hex digits."""
-        return hashlib.sha256(_weights_file().read_bytes()).hexdigest()[:16]
+        return _weights_hash()
 
     def compute(self, batch: CrystalBatch, *, forces: bool = True) -> PotentialOutput:
         """Return energies, and forces and stress if asked.
@@ -200,6 +200,11 @@ def _treatable(batch: CrystalBatch) -> Tensor:
     n_bad = n_bad.index_add(0, batch.crystal_index, bad_atom.long())
     finite = torch.isfinite(batch.lattice).flatten(1).all(1) & (batch.volume > 1e-3)
     return (n_bad == 0) & finite
+
+
+@cache
+def _weights_hash() -> str:
+    return hashlib.sha256(_weights_file().read_bytes()).hexdigest()[:16]
 
 
 def _weights_file() -> Path:
