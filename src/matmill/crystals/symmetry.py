@@ -5,6 +5,7 @@ interchangeable at equal tolerance: on rattled crystals moyopy finds more symmet
 names its library. Crystals whose symmetry cannot be found count as P1, and keep their cell.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -193,6 +194,8 @@ def _moyo(
 ) -> Any | None:  # noqa: ANN401 - a moyopy dataset
     import moyopy
 
+    # Pseudo-symmetric cells make it warn on standard error; the answer is used as it is.
+    logging.getLogger("moyo").setLevel(logging.ERROR)
     if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
         return None
     cell = moyopy.Cell(lattice.tolist(), frac.tolist(), numbers.tolist())
