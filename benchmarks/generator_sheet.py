@@ -1,0 +1,134 @@
+"""The generator's sheet: what a set of crystals is worth, with the noise floor beside it.
+
+    python benchmarks/generator_sheet.py --samples samples.parquet
+    python benchmarks/generator_sheet.py --generator flow -n 1000 --seed 0 --out sheet.json
+
+The reference of all distances is the test part of MP-20; the noise floor is as many crystals of
+its training part, through the same protocol. The first ``--relax`` crystals of each set are
+relaxed with the settings of the main job. Needs the given crystals (MATMILL_DATA). Match rates on
+validation compositions: ``benchmarks/csp.py``.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from hull_common import DATA, read_structures
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.files import read, write
+from matmill.randomness import child
+from matmill.verify import metrics
+from matmill.verify.hull import Hull
+from matmill.verify.metrics import Metric
+from matmill.verify.novelty import STRUCTURE_FILES, KnownIndex, find_known
+from matmill.verify.potentials import load_chgnet
+from matmill.verify.relax import RelaxSettings, relax
+from matmill.verify.validity import check
+
+
+def part_of_mp_20(split: str) -> CrystalBatch:
+    """Return the crystals of one published split."""
+    splits = pq.read_table(DATA / "mp_20.parquet", columns=["split"])["split"].to_pylist()
+    rows = [i for i, name in enumerate(splits) if name == split]
+    return read_structures(DATA / "mp_20.parquet").select(torch.tensor(rows))
+
+
+def generated(name: str, n: int, seed: int) -> tuple[CrystalBatch, float]:
+    """Return crystals of a generator and how many it made a second."""
+    from matmill.generate.protocol import GenerationRequest, load_generator
+
+    generator = load_generator(name)
+    begin = time.perf_counter()
+    batch = generator.sample(GenerationRequest(n=n), child(seed, "sheet"))
+    return batch.to(dtype=torch.float64), n / (time.perf_counter() - begin)
+
+
+def sheet(batch: CrystalBatch, reference: CrystalBatch, n_relax: int) -> list[Metric]:
+    """Return every number of the sheet for one set of crystals."""
+    found = [
+        metrics.geometric_validity(batch),
+        metrics.roomy(batch),
+        *metrics.compositional_validity(batch),
+        *metrics.distribution_distances(batch, reference),
+        metrics.mean("number of elements", metrics.n_elements(batch)),
+        metrics.p1_share(batch),
+        metrics.uniqueness(batch),
+    ]
+    index = KnownIndex.load(structures=[DATA / name for name in STRUCTURE_FILES])
+    found.append(metrics.novelty(find_known(batch, index)))
+    if n_relax:
+        found += relaxed_part(batch.select(torch.arange(min(n_relax, len(batch)))))
+    return found
+
+
+def relaxed_part(batch: CrystalBatch) -> list[Metric]:
+    """Return what relaxation and the hull say; what cannot be relaxed counts as failed."""
+    objections = check(batch)
+    good = torch.tensor([i for i, fate in enumerate(objections) if fate is None])
+    start = batch.select(good)
+    result = relax(start, load_chgnet(), RelaxSettings())
+    above = torch.full((len(batch),), torch.nan, dtype=torch.float64)
+    distances = Hull.load().energy_above(result.energy_ev, result.batch)
+    above[good] = torch.where(result.converged, distances, torch.full_like(distances, torch.nan))
+    converged = torch.zeros(len(batch), dtype=torch.bool)
+    converged[good] = result.converged
+    drop = 1000 * (result.start_energy_ev - result.energy_ev) / start.n_atoms
+    moved = metrics.relaxation_rmsd(start, result.batch)
+    return [
+        metrics.share("relaxation converges", converged),
+        metrics.metastable_share(above, 0.0),
+        metrics.metastable_share(above, 0.1),
+        metrics.metastable_share(above, 0.2),
+        metrics.mean("energy above hull of the converged (eV/atom)", above),
+        metrics.mean("energy drop in relaxation (meV/atom)", drop[result.converged]),
+        metrics.mean("RMSD in relaxation (Å)", moved[result.converged]),
+        metrics.mean("relaxation steps", result.steps.double()),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--samples", type=Path)
+    source.add_argument("--generator")
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--relax", type=int, default=100)
+    parser.add_argument("--no-floor", action="store_true")
+    parser.add_argument("--keep", type=Path, help="write the generated crystals here")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    report: dict[str, object] = {"command": " ".join(sys.argv), "relaxed": arguments.relax}
+    if arguments.samples:
+        batch = read(arguments.samples).crystals.to(dtype=torch.float64)
+        batch = batch.select(torch.arange(min(arguments.n, len(batch))))
+    else:
+        batch, rate = generated(arguments.generator, arguments.n, arguments.seed)
+        report["crystals_per_second"] = rate
+        if arguments.keep:
+            write(batch, arguments.keep)
+    reference = part_of_mp_20("test")
+    columns = {"samples": sheet(batch, reference, arguments.relax)}
+    if not arguments.no_floor:
+        train = part_of_mp_20("train")
+        rows = torch.randperm(len(train), generator=child(arguments.seed, "floor"))[: len(batch)]
+        columns["noise floor (training crystals)"] = sheet(
+            train.select(rows), reference, arguments.relax
+        )
+    report |= {name: [asdict(metric) for metric in found] for name, found in columns.items()}
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for name, found in columns.items():
+        sys.stdout.write(f"\n{name}\n" + "\n".join(f"  {metric}" for metric in found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
