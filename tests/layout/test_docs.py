@@ -156,3 +156,18 @@ def test_the_page_of_commands_names_only_commands():
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `(matmill [a-z ]+)`", text, re.MULTILINE))
     assert named == set(leaves(the_program()))
+
+
+def test_every_test_that_the_documents_name_exists():
+    named = {
+        pair
+        for path in PAGES
+        for pair in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 25
+    absent = [
+        f"{file}::{test}"
+        for file, test in sorted(named)
+        if not (ROOT / file).exists() or f"def {test}(" not in (ROOT / file).read_text("utf-8")
+    ]
+    assert absent == []
