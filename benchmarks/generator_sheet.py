@@ -39,13 +39,13 @@ def part_of_mp_20(split: str) -> CrystalBatch:
     return read_structures(DATA / "mp_20.parquet").select(torch.tensor(rows))
 
 
-def generated(name: str, n: int, seed: int) -> tuple[CrystalBatch, float]:
+def generated(name: str, n: int, seed: int, *, screen: bool = True) -> tuple[CrystalBatch, float]:
     """Return crystals of a generator and how many it made a second."""
     from matmill.generate.protocol import GenerationRequest, load_generator
 
     generator = load_generator(name)
     begin = time.perf_counter()
-    batch = generator.sample(GenerationRequest(n=n), child(seed, "sheet"))
+    batch = generator.sample(GenerationRequest(n=n, screen=screen), child(seed, "sheet"))
     return batch.to(dtype=torch.float64), n / (time.perf_counter() - begin)
 
 
@@ -116,6 +116,17 @@ def main() -> None:
             write(batch, arguments.keep)
     reference = part_of_mp_20("test")
     columns = {"samples": sheet(batch, reference, arguments.relax)}
+    if arguments.generator:
+        # What the network does by itself, before overlapping crystals are drawn again.
+        raw, _ = generated(arguments.generator, arguments.n, arguments.seed, screen=False)
+        columns["samples, unscreened"] = [
+            metrics.geometric_validity(raw),
+            metrics.roomy(raw),
+            *metrics.compositional_validity(raw),
+            *metrics.distribution_distances(raw, reference),
+            metrics.p1_share(raw),
+        ]
+        report["draws_per_sample"] = float(batch.properties["attempts"].mean())
     if not arguments.no_floor:
         train = part_of_mp_20("train")
         rows = torch.randperm(len(train), generator=child(arguments.seed, "floor"))[: len(batch)]
