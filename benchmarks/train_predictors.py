@@ -157,7 +157,12 @@ def main() -> None:
                 "made_with": {"python": sys.version.split()[0], "torch": torch.__version__},
             },
         )
-    model.card["baselines"] = _baselines(table, model.scales, args.seed)
+    kept = args.work / f"baselines-{table.hash}-{args.seed}.json"
+    if not kept.exists():
+        checkpoint.write_atomically(
+            kept, json.dumps(_baselines(table, model.scales, args.seed)).encode()
+        )
+    model.card["baselines"] = json.loads(kept.read_text(encoding="utf-8"))
     path = model.save(ASSETS / "materials_project")
     print(
         json.dumps({"scores": model.card["scores"], "baselines": model.card["baselines"]}, indent=1)

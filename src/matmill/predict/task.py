@@ -61,6 +61,8 @@ class GraphBatches:
         )
         for places in loader.epoch(number):
             index = rows[places]
+            if int(self.graph.n_atoms[index].sum()) < 2:
+                continue  # one atom has no batch statistics
             yield LabelledGraphs(self.graph.select(index), self.labels[index])
 
 

@@ -152,12 +152,13 @@ def _drive(run: Run, settings: FitSettings) -> None:
             if isinstance(exception, KeyboardInterrupt) or "SIGTERM" in type(exception).__name__:
                 run.save()
 
-    precision = choose(settings.precision, _device_type(settings.accelerator))
+    if run.precision is None:
+        run.precision = choose(settings.precision, _device_type(settings.accelerator))
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if run.precision == "bf16" else "32-true",
         max_epochs=1,
         max_steps=-1,
         logger=False,

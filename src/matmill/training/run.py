@@ -83,6 +83,7 @@ class Run:
         self.ended: str | None = None
         self.is_chief, self.rank, self.n_ranks = True, 0, 1
         self.is_consistent = True
+        self.precision: str | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self._optimizer_tensors: dict[str, Tensor] = {}
         self._bad_in_row = 0
@@ -109,6 +110,9 @@ class Run:
         self.best = groups.get("best", {})
         self._optimizer_tensors = groups.get("optimizer", {})
         self.counters = Counters(**card["counters"])
+        if self.settings.precision == "auto":
+            # Measured anew, a borderline machine could go on in another precision.
+            self.precision = card.get("precision")
         return True
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -369,6 +373,7 @@ class Run:
             "seed": self.seed,
             "counters": asdict(self.counters),
             "settings": self.settings.model_dump(),
+            "precision": self.precision,
         }
         checkpoint.save(self.folder / "last", tensors, card)
 
