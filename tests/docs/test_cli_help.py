@@ -1,6 +1,5 @@
 """Every command explains itself, shows an example, and answers fast."""
 
-import resource
 import subprocess
 import sys
 
@@ -30,6 +29,7 @@ def test_help_has_an_example(path):
 
 
 def test_help_is_quick():
+    resource = pytest.importorskip("resource")  # not on Windows
     command = [sys.executable, "-m", "matmill.cli.main", "--help"]
     seconds = []
     for _ in range(5):
