@@ -104,10 +104,13 @@ def own_distances(entries: HullEntries) -> np.ndarray:
     order = sorted(systems.values(), key=lambda rows: (entries.counts[rows[0]] > 0).sum())
     distance = np.zeros(len(energy))
     vertices = np.zeros(len(energy), dtype=np.int64)
+    words = np.zeros((2, len(energy)), dtype=np.uint64)  # masks of the vertices, word by word
     n_vertices = 0
     for rows in order:
-        found = vertices[:n_vertices]
-        inside = found[((masks[found] & ~masks[rows[0]]) == 0).all(1)]
+        outside = ~masks[rows[0]]
+        strange = words[0, :n_vertices] & outside[0]
+        strange |= words[1, :n_vertices] & outside[1]
+        inside = vertices[:n_vertices][strange == 0]
         pool = np.concatenate([inside, rows]).astype(np.int64)
         elements = np.nonzero(entries.counts[rows[0]])[0]
         part = fractions[pool][:, elements]
@@ -116,6 +119,7 @@ def own_distances(entries: HullEntries) -> np.ndarray:
             distance[i] = energy[i] - value
             if distance[i] <= ON_HULL:
                 vertices[n_vertices] = i
+                words[:, n_vertices] = masks[i]
                 n_vertices += 1
     return distance
 

@@ -24,12 +24,9 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.files import read, write
 from matmill.randomness import child
 from matmill.verify import metrics
-from matmill.verify.hull import Hull
+from matmill.verify.evaluation import PROTOCOL, evaluate
 from matmill.verify.metrics import Metric
-from matmill.verify.novelty import STRUCTURE_FILES, KnownIndex, find_known
-from matmill.verify.potentials import load_chgnet
-from matmill.verify.relax import RelaxSettings, relax
-from matmill.verify.validity import check
+from matmill.verify.novelty import STRUCTURE_FILES, KnownIndex
 
 
 def part_of_mp_20(split: str) -> CrystalBatch:
@@ -51,45 +48,8 @@ def generated(name: str, n: int, seed: int, *, screen: bool = True) -> tuple[Cry
 
 def sheet(batch: CrystalBatch, reference: CrystalBatch, n_relax: int) -> list[Metric]:
     """Return every number of the sheet for one set of crystals."""
-    found = [
-        metrics.geometric_validity(batch),
-        metrics.roomy(batch),
-        *metrics.compositional_validity(batch),
-        *metrics.distribution_distances(batch, reference),
-        metrics.mean("number of elements", metrics.n_elements(batch)),
-        metrics.p1_share(batch),
-        metrics.uniqueness(batch),
-    ]
-    index = KnownIndex.load(structures=[DATA / name for name in STRUCTURE_FILES])
-    found.append(metrics.novelty(find_known(batch, index)))
-    if n_relax:
-        found += relaxed_part(batch.select(torch.arange(min(n_relax, len(batch)))))
-    return found
-
-
-def relaxed_part(batch: CrystalBatch) -> list[Metric]:
-    """Return what relaxation and the hull say; what cannot be relaxed counts as failed."""
-    objections = check(batch)
-    good = torch.tensor([i for i, fate in enumerate(objections) if fate is None])
-    start = batch.select(good)
-    result = relax(start, load_chgnet(), RelaxSettings())
-    above = torch.full((len(batch),), torch.nan, dtype=torch.float64)
-    distances = Hull.load().energy_above(result.energy_ev, result.batch)
-    above[good] = torch.where(result.converged, distances, torch.full_like(distances, torch.nan))
-    converged = torch.zeros(len(batch), dtype=torch.bool)
-    converged[good] = result.converged
-    drop = 1000 * (result.start_energy_ev - result.energy_ev) / start.n_atoms
-    moved = metrics.relaxation_rmsd(start, result.batch)
-    return [
-        metrics.share("relaxation converges", converged),
-        metrics.metastable_share(above, 0.0),
-        metrics.metastable_share(above, 0.1),
-        metrics.metastable_share(above, 0.2),
-        metrics.mean("energy above hull of the converged (eV/atom)", above),
-        metrics.mean("energy drop in relaxation (meV/atom)", drop[result.converged]),
-        metrics.mean("RMSD in relaxation (Å)", moved[result.converged]),
-        metrics.mean("relaxation steps", result.steps.double()),
-    ]
+    known = KnownIndex.load(structures=[DATA / name for name in STRUCTURE_FILES])
+    return evaluate(batch, reference=reference, known=known, n_relax=n_relax)
 
 
 def main() -> None:
@@ -105,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = {"command": " ".join(sys.argv), "relaxed": arguments.relax}
+    report: dict[str, object] = {"command": " ".join(sys.argv), "protocol": PROTOCOL}
     if arguments.samples:
         batch = read(arguments.samples).crystals.to(dtype=torch.float64)
         batch = batch.select(torch.arange(min(arguments.n, len(batch))))

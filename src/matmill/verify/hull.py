@@ -199,16 +199,16 @@ def lowest_mixture(
     elemental = float(target @ energies[best])
     basis = best
     for step in range(100 * n):
-        matrix = fractions[basis]
-        price = np.linalg.solve(matrix, formation[basis])
+        inverse = np.linalg.inv(fractions[basis])
+        price = inverse @ formation[basis]
         gain = formation - fractions @ price
         # The steepest entry first; Bland's rule later, which cannot cycle.
         better = np.nonzero(gain < -1e-12)[0]
         if not len(better):
             break
         entering = better[0] if step > 20 * n else better[np.argmin(gain[better])]
-        amount = np.linalg.solve(matrix.T, target)
-        change = np.linalg.solve(matrix.T, fractions[entering])
+        amount = target @ inverse
+        change = fractions[entering] @ inverse
         shrinking = change > 1e-12
         ratio = np.full(n, np.inf)
         ratio[shrinking] = np.maximum(amount[shrinking], 0.0) / change[shrinking]

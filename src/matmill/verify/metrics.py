@@ -31,24 +31,31 @@ class Metric:
         value: The number; NaN when the denominator is zero.
         numerator: For a share, how many; otherwise the sum that the mean comes from, or the value.
         denominator: Out of how many crystals or pairs.
+        is_share: Whether the value is a share, printed in per cent.
     """
 
     name: str
     value: float
     numerator: float
     denominator: int
+    is_share: bool = False
+
+    def shown(self) -> tuple[str, str]:
+        """Return the value and what it is out of, as text for a table."""
+        if self.is_share:
+            return f"{100 * self.value:.1f} %", f"{int(self.numerator)} of {self.denominator}"
+        return f"{self.value:.4g}", str(self.denominator)
 
     def __str__(self) -> str:
-        if self.numerator == int(self.numerator) and 0.0 <= self.value <= 1.0:
-            share = f"{100 * self.value:.1f} %"
-            return f"{self.name}: {share} ({int(self.numerator)} of {self.denominator})"
-        return f"{self.name}: {self.value:.4g} (of {self.denominator})"
+        value, out_of = self.shown()
+        return f"{self.name}: {value} ({out_of})"
 
 
 def share(name: str, good: Bool[Tensor, " n"]) -> Metric:
     """Return the share of crystals that are good."""
     n, hits = len(good), int(good.sum())
-    return Metric(name=name, value=hits / n if n else np.nan, numerator=hits, denominator=n)
+    value = hits / n if n else np.nan
+    return Metric(name=name, value=value, numerator=hits, denominator=n, is_share=True)
 
 
 def mean(name: str, values: Float[Tensor, " n"]) -> Metric:

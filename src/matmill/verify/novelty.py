@@ -21,12 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.elements import table
 from matmill.crystals.fingerprint import amd
 from matmill.crystals.matching import Matcher, MatchTolerance
 from matmill.errors import DataError
 
 ASSET = "known.parquet"
 STRUCTURE_FILES = ("mp_union.parquet", "mp_20.parquet", "novelty_reference.parquet")
+
+# Ties in electronegativity are broken by the atomic number, so "the least" is one element.
+_ELECTRONEGATIVITY = table("electronegativity").nan_to_num(nan=0.0) + 1e-6 * torch.arange(119)
 
 Known = tuple[str, bool] | None
 """Id of a known crystal and whether the matcher confirmed it; None for a new crystal."""
@@ -54,7 +58,7 @@ class KnownIndex:
         hash: Content hash of the file.
         keys: 64-bit hash of the reduced formula, ascending, ``(n_known,)``.
         ids: Id of each crystal in its database.
-        prints: Fingerprints as `fingerprint` makes them, ``(n_known, k)``.
+        prints: Fingerprints as `fingerprint` makes them, ``(n_known, 3 k)``.
         likely: Fingerprints closer than this are likely the same crystal.
         never: Fingerprints farther apart than this were never the same crystal.
         structures: Files with the structures; those that exist are used to confirm.
@@ -144,7 +148,7 @@ def find_known(
         reference: The index.
         tolerance: Of the matcher.
     """
-    prints = fingerprint(batch, reference.prints.shape[1]).numpy()
+    prints = fingerprint(batch, reference.prints.shape[1] // 3).numpy()
     near: list[list[tuple[float, int]]] = []
     for i, formula in enumerate(batch.formula):
         rows = reference.rows(formula_key(formula))
@@ -170,15 +174,37 @@ def find_known(
     return [match(i) for i in range(len(batch))]
 
 
-def fingerprint(batch: CrystalBatch, k: int) -> Float[Tensor, "n_crystals k"]:
+def fingerprint(batch: CrystalBatch, k: int) -> Float[Tensor, "n_crystals three_k"]:
     """Return average minimum distances in units of (volume / atom)^(1/3).
 
-    So scaled they ignore volume, as the matcher does.
+    k of all atoms, then k among the atoms of the least, then of the most electronegative element:
+    which element sits where matters, and most crystals of one formula differ in just that. So
+    scaled they ignore volume, as the matcher does.
+
+    Args:
+        batch: Any number of crystals.
+        k: Distances of each of the three kinds.
     """
     if not len(batch):
-        return torch.zeros(0, k)
+        return torch.zeros(0, 3 * k)
     length = (batch.volume / batch.n_atoms) ** (1.0 / 3.0)
-    return amd(batch, k) / length.float()[:, None]
+    rank = _ELECTRONEGATIVITY[batch.atomic_numbers]
+    owner, start = batch.crystal_index, torch.full((len(batch),), torch.inf, dtype=torch.float64)
+    lowest = start.scatter_reduce(0, owner, rank, "amin")
+    highest = (-start).scatter_reduce(0, owner, rank, "amax")
+    kinds = [batch, _only(batch, rank == lowest[owner]), _only(batch, rank == highest[owner])]
+    return torch.cat([amd(kind, k) for kind in kinds], dim=1) / length.float()[:, None]
+
+
+def _only(batch: CrystalBatch, atoms: Tensor) -> CrystalBatch:
+    """Return the crystals with these atoms alone; every crystal must keep one."""
+    n_atoms = torch.zeros(len(batch), dtype=torch.int64)
+    return CrystalBatch(
+        lattice=batch.lattice,
+        frac_coords=batch.frac_coords[atoms],
+        atomic_numbers=batch.atomic_numbers[atoms],
+        n_atoms=n_atoms.index_add(0, batch.crystal_index, atoms.long()),
+    )
 
 
 def formula_key(formula: str) -> int:

@@ -1,6 +1,7 @@
 """The index of known crystals: found again in any disguise, new ones left alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import torch
 from crystals_for_tests import perturbed, prototypes
 
 from matmill.crystals.batch import CrystalBatch, concatenate
+from matmill.crystals.matching import MatchTolerance
 from matmill.errors import DataError
 from matmill.verify.novelty import (
     KnownIndex,
@@ -19,7 +21,7 @@ from matmill.verify.novelty import (
     known_table,
 )
 
-K = 16
+K = 8
 
 
 @pytest.fixture
@@ -87,16 +89,31 @@ def test_structures_confirm_and_refuse(index, tmp_path):
     assert find_known(disguised(prototypes()), confirming) == [(k, True) for k in prototypes().ids]
     # The same formula and a close fingerprint, but the structure at hand is another one.
     wrong = prototypes().select([0])
-    numbers = wrong.atomic_numbers.clone()
-    numbers[[1, 4]] = numbers[[4, 1]]
-    swapped = CrystalBatch(
+    frac = wrong.frac_coords.clone()
+    frac[1] += torch.tensor([0.12, 0.05, 0.0])
+    moved = CrystalBatch(
         lattice=wrong.lattice,
-        frac_coords=wrong.frac_coords,
-        atomic_numbers=numbers,
+        frac_coords=frac % 1.0,
+        atomic_numbers=wrong.atomic_numbers,
         n_atoms=wrong.n_atoms,
     )
-    assert find_known(swapped, confirming) == [None]
-    assert find_known(swapped, index) == [("NaCl", False)]  # distances alone cannot tell
+    lenient = replace(confirming, likely=0.5, structures=())
+    assert find_known(moved, lenient) == [("NaCl", False)]  # the fingerprint alone is fooled
+    strict = MatchTolerance(ltol=0.05, stol=0.05, angle_tol=1.0)
+    assert find_known(moved, confirming, tolerance=strict) == [None]
+
+
+def test_elements_on_exchanged_sites_are_told_apart(index):
+    rock_salt = prototypes().select([0])
+    numbers = rock_salt.atomic_numbers.clone()
+    numbers[[1, 4]] = numbers[[4, 1]]
+    swapped = CrystalBatch(
+        lattice=rock_salt.lattice,
+        frac_coords=rock_salt.frac_coords,
+        atomic_numbers=numbers,
+        n_atoms=rock_salt.n_atoms,
+    )
+    assert find_known(swapped, index) == [None]
 
 
 def test_new_crystals_are_new(index):
