@@ -37,14 +37,19 @@ class CampaignSettings(Settings):
         n_steps: Steps of the generator.
         guidance: Strength of the conditions in the generator.
         hull_scale_ev_per_atom: Energy above hull at which a candidate's score falls by e.
-        raw_hull_scale_ev_per_atom: The same for crystals before relaxation, whose energies are
-            far higher, when it is decided which ones to relax.
+        raw_hull_scale_ev_per_atom: The same for crystals as proposed, whose energies are far
+            higher, when it is decided which ones to relax.
+        coarse_hull_scale_ev_per_atom: The same after the coarse relaxation.
+        coarse_steps: Steps of the coarse relaxation that precedes the choice; 0 leaves it out.
+        coarse_per_relaxation: Crystals relaxed coarsely for each one that is relaxed in full.
+        unbalanced_factor: Factor on the score, in that choice, of a composition whose oxidation
+            states cannot balance.
         known_factor: Factor on the score of a crystal that is known already.
         relax: When a relaxation stops.
         limits: What counts as a valid crystal.
     """
 
-    proposals_per_wanted: Annotated[float, Field(gt=0)] = 8.0
+    proposals_per_wanted: Annotated[float, Field(gt=0)] = 10.0
     relaxations_per_wanted: Annotated[float, Field(gt=0)] = 2.0
     max_rounds: Annotated[int, Field(ge=1)] = 8
     max_minutes: Annotated[float, Field(gt=0)] | None = None
@@ -54,6 +59,10 @@ class CampaignSettings(Settings):
     guidance: Annotated[float, Field(ge=0)] = 1.5
     hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.05
     raw_hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.3
+    coarse_hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.15
+    coarse_steps: Annotated[int, Field(ge=0)] = 15
+    coarse_per_relaxation: Annotated[float, Field(ge=1)] = 2.5
+    unbalanced_factor: Annotated[float, Field(gt=0, le=1)] = 0.3
     known_factor: Annotated[float, Field(ge=0, le=1)] = 0.5
     relax: RelaxSettings = RelaxSettings()
     limits: Limits = Limits()

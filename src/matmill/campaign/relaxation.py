@@ -6,12 +6,14 @@ be left: a resumed run repeats whole tasks and ends with the same numbers.
 """
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matmill.campaign.job import Job
-from matmill.campaign.records import PASSED, Evaluation, Row
+from matmill.campaign.records import PASSED, Candidate, Evaluation, Row
 from matmill.campaign.workers import Outcome
 from matmill.crystals.batch import CrystalBatch
 from matmill.verify.potentials import Potential
@@ -19,7 +21,7 @@ from matmill.verify.relax import RelaxSettings, relax
 from matmill.verify.verdict import Fate
 
 
-class PotentialTask:
+class PotentialTask(ABC):
     """A task that needs a potential: loaded once in each worker, never sent.
 
     Args:
@@ -40,6 +42,10 @@ class PotentialTask:
     def warm_up(self) -> None:
         """Load the potential before the first task's clock starts."""
         assert self.potential is not None
+
+    @abstractmethod
+    def __call__(self, batch: CrystalBatch) -> Any:  # noqa: ANN401 - each task has its own answer
+        """Do the work on a batch."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_potential": None}
@@ -75,14 +81,12 @@ class Relaxation(PotentialTask):
                 "fate": str(fate or Fate.PASSED),
                 "energy_ev": energy,
                 "energy_ev_per_atom": energy / n,
-                "energy_drop_ev_per_atom": (start - energy) / n,
                 "n_relax_steps": steps,
                 "max_force_ev_per_a": force,
             }
-            for fate, energy, start, steps, force, n in zip(
+            for fate, energy, steps, force, n in zip(
                 relaxed.status,
                 relaxed.energy_ev.tolist(),
-                relaxed.start_energy_ev.tolist(),
                 relaxed.steps.tolist(),
                 relaxed.max_force.tolist(),
                 n_atoms,
@@ -147,40 +151,58 @@ def relax_round(job: Job, round_number: int) -> None:
     key = evaluator_hash("relax", job.parts.potential_hash, job.settings.relax)
     done = len(mine) - len(waiting.intersection(mine))
     job.tell(stage, done, len(mine))
-    failed: list[tuple[Task, str]] = []
     converged = 0
 
-    def keep(position: int, outcome: Outcome) -> None:
+    def keep(task: Task, outcome: Outcome) -> None:
         nonlocal done, converged
-        task = open_tasks[position]
-        if outcome.error is not None and len(task.candidates) > 1:
-            failed.append((task, outcome.error))
-            return
-        converged += _write(job, task, outcome, key)
+        converged += _write(job, task, outcome, key, picked)
         done += len(task.candidates)
         job.tell(stage, done, len(mine), converged=converged)
 
-    _run(job, work, open_tasks, keep)
-    # One of the crystals of a broken task is to blame: alone, it costs nobody else.
-    open_tasks = [
-        Task((number,), (structure,))
-        for task, _ in sorted(failed, key=lambda pair: pair[0].candidates)
-        for number, structure in zip(task.candidates, task.structures, strict=True)
-    ]
-    _run(job, work, open_tasks, keep)
+    run_tasks(job, work, open_tasks, keep)
 
 
-def _run(
-    job: Job, work: Relaxation, tasks: list[Task], keep: Callable[[int, Outcome], None]
+def run_tasks(
+    job: Job,
+    work: PotentialTask,
+    tasks: Sequence[Task],
+    keep: Callable[[Task, Outcome], None],
 ) -> None:
+    """Run tasks in the workers; of a task that breaks, run each crystal alone.
+
+    One of the crystals of a broken task is to blame, and alone it costs nobody else.
+
+    Args:
+        job: The campaign.
+        work: What to do with a batch.
+        tasks: Crystals that are treated together.
+        keep: Called with each task and its outcome, as they finish; an outcome with an error
+            belongs to a single crystal.
+    """
+    broken: list[Task] = []
+
+    def look(position: int, outcome: Outcome) -> None:
+        task = tasks[position]
+        if outcome.error is not None and len(task.candidates) > 1:
+            broken.append(task)
+        else:
+            keep(task, outcome)
+
     batches = [job.store.batch(task.structures) for task in tasks]
-    job.workers.map(work, batches, on_done=keep)
+    job.workers.map(work, batches, on_done=look)
+    if broken:
+        alone = [
+            Task((number,), (structure,))
+            for task in sorted(broken, key=lambda task: task.candidates)
+            for number, structure in zip(task.candidates, task.structures, strict=True)
+        ]
+        run_tasks(job, work, alone, keep)
 
 
-def _write(job: Job, task: Task, outcome: Outcome, key: str) -> int:
+def _write(job: Job, task: Task, outcome: Outcome, key: str, picked: dict[int, Candidate]) -> int:
     """Store a task's results in one transaction and return how many crystals converged."""
     if outcome.error is not None:
-        fate = Fate.TIMED_OUT if "longer than" in outcome.error else Fate.FAILED
+        fate = fate_of_error(outcome.error)
         row = Row(candidate=task.candidates[0], fate=fate, reason=outcome.error)
         job.store.finish("relax", [row])
         return 0
@@ -191,6 +213,11 @@ def _write(job: Job, task: Task, outcome: Outcome, key: str) -> int:
         task.candidates, task.structures, batch.hashes, records, strict=True
     ):
         fate = Fate(record.pop("fate"))
+        # Counted from the crystal as proposed, the coarse steps of the shortlist included.
+        start = picked[number].values
+        record["n_relax_steps"] += start.get("n_coarse_steps", 0)
+        drop = start.get("raw_energy_ev_per_atom", math.nan) - record["energy_ev_per_atom"]
+        record["energy_drop_ev_per_atom"] = drop
         values = {**record, "potential_name": job.parts.potential_name}
         reason = "" if fate is Fate.PASSED else fate.explanation
         rows.append(Row(candidate=number, fate=fate, reason=reason, structure=after, values=values))

@@ -1,3 +1,4 @@
+import math
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -116,7 +117,25 @@ def test_shortlist_takes_the_promising_and_keeps_the_rest(make_job):
     shortlist(job, 0, 1)
     assert job.store.entrants("relax") == [1]
     shortlist(job, 1, 1)
-    assert job.store.entrants("relax") == [0, 1]  # 1.2 eV is nearer to 3 eV than 6 eV is
+    assert job.store.entrants("relax") == [1, 2]  # InTe balances no charges and lies higher
+
+
+def test_a_coarse_relaxation_precedes_the_choice(make_job):
+    settings = CampaignSettings(coarse_steps=3, coarse_per_relaxation=1.0)
+    job = make_job(settings=settings)
+    job.store.add(cells(("Ga", "N"), ("Al", "N"), length=3.8), round_number=0, task=0, origin="t")
+    screen(job, 0)
+    shortlist(job, 0, 1)
+    (chosen,) = [c for c in job.store.candidates() if "shortlist_round" in c.values]
+    assert chosen.structure != chosen.proposed
+    assert chosen.values["n_coarse_steps"] == 3
+    before, after = job.store.batch([chosen.proposed, chosen.structure]).volume.tolist()
+    assert after < before
+    relax_round(job, 0)
+    (done,) = [c for c in job.store.candidates() if "energy_ev" in c.values]
+    assert done.values["n_relax_steps"] > 3
+    strain = math.log(before / 2 / fakes.IDEAL_A3)
+    assert done.values["energy_drop_ev_per_atom"] == pytest.approx(strain**2, rel=0.05)
 
 
 def test_an_element_outside_the_hull_falls_before_relaxation(make_job):
@@ -136,7 +155,7 @@ class OnlyGallium(fakes.FakeHull):
 
 
 def test_relaxation_reaches_the_minimum_and_is_cached(make_job):
-    job = make_job()
+    job = make_job(settings=CampaignSettings(coarse_steps=0))
     job.store.add(cells(("Ga", "N"), ("Al", "N"), length=3.8), round_number=0, task=0, origin="t")
     screen(job, 0)
     shortlist(job, 0, 2)

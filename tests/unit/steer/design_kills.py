@@ -19,7 +19,19 @@ from matmill.campaign.request import make_request  # noqa: E402
 from matmill.campaign.workers import InlineWorkers  # noqa: E402
 from matmill.steer.design import design  # noqa: E402
 
-STAGES = ("propose", "screen", "shortlist", "relax", "hull", "novelty", "predict", "found", "write")
+STAGES = (
+    "propose",
+    "screen",
+    "single points",
+    "coarse relax",
+    "shortlist",
+    "relax",
+    "hull",
+    "novelty",
+    "predict",
+    "found",
+    "write",
+)
 REQUEST = make_request(targets=["band_gap = 3 eV"], exclude="As", n=14, seed=5)
 # Two rounds, several tasks in each stage.
 SETTINGS = CampaignSettings(
