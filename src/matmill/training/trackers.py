@@ -90,7 +90,7 @@ class MlflowTracker:
 
     def __init__(self, folder: Path, *, run_name: str) -> None:
         try:
-            import mlflow
+            import mlflow  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("MLflow needs: pip install 'matmill[track]'") from error
         import os

@@ -161,7 +161,7 @@ def test_overlapping_crystals_are_drawn_again_and_counted(generator):
     assert (raw.properties["attempts"] == 1).all()
     attempts = screened.properties["attempts"]
     assert 1 <= attempts.min() <= attempts.max() <= 1 + MAX_REDRAWS
-    assert 0 < bad(raw)
+    assert bad(raw) > 0
     assert bad(screened) < bad(raw)
     # What still fails has used up its draws.
     last = attempts == 1 + MAX_REDRAWS
