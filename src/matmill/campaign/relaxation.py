@@ -199,6 +199,11 @@ def run_tasks(
         run_tasks(job, work, alone, keep)
 
 
+def fate_of_error(error: str) -> Fate:
+    """Return the fate of a crystal whose task ended with this error."""
+    return Fate.TIMED_OUT if "longer than" in error else Fate.FAILED
+
+
 def _write(job: Job, task: Task, outcome: Outcome, key: str, picked: dict[int, Candidate]) -> int:
     """Store a task's results in one transaction and return how many crystals converged."""
     if outcome.error is not None:

@@ -21,6 +21,7 @@ from matmill.campaign.relaxation import (
     Task,
     cut,
     evaluator_hash,
+    fate_of_error,
     run_tasks,
 )
 from matmill.campaign.workers import Outcome
