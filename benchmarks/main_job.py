@@ -9,6 +9,7 @@ command and its worker processes, looked at four times a second; shared pages co
 
 import argparse
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def main() -> None:
             peak = max(peak, resident_gb(process.pid))
             time.sleep(0.25)
         seconds = time.perf_counter() - start
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         output.seek(0)
         text = output.read()
     if process.returncode:
@@ -64,6 +66,7 @@ def main() -> None:
     record = {
         "command": shlex.join(["matmill", "design", *arguments]),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_memory_gb": round(peak, 2),
         "n_delivered": len(rows),
         "n_below_0.1_ev_per_atom": len(near),
