@@ -38,11 +38,16 @@ def load_energies() -> pa.Table:
     table = pa.concat_tables([pq.read_table(path) for path in parts])
     relaxed = sorted((WORK / "relaxed").glob("*.parquet"))
     if not relaxed:
+        table = table.append_column("steps", pa.nulls(len(table), pa.int64()))
         return table.append_column("relaxed_ev", pa.nulls(len(table), pa.float64()))
     done = pa.concat_tables([pq.read_table(path) for path in relaxed])
     done = done.filter(done["converged"])
-    energy = dict(zip(done["material_id"].to_pylist(), done["energy_ev"].to_pylist(), strict=True))
-    values = [energy.get(key) for key in table["material_id"].to_pylist()]
+    keys = done["material_id"].to_pylist()
+    energy = dict(zip(keys, done["energy_ev"].to_pylist(), strict=True))
+    steps = dict(zip(keys, done["steps"].to_pylist(), strict=True))
+    every = table["material_id"].to_pylist()
+    values = [energy.get(key) for key in every]
+    table = table.append_column("steps", pa.array([steps.get(key) for key in every], pa.int64()))
     return table.append_column("relaxed_ev", pa.array(values, pa.float64()))
 
 

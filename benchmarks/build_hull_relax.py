@@ -10,7 +10,6 @@ Results in parts under ``MATMILL_HULL_WORK``; a killed run continues where it st
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -60,13 +59,19 @@ def _done() -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--sample", type=int, help="only so many, at random: what is to be gained")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     end = time.monotonic() + 3600 * arguments.hours
     potential, settings = load_chgnet(), RelaxSettings()
     batch = wanted()
     folder = WORK / "relaxed"
-    part = len(list(folder.glob("*.parquet"))) if folder.exists() else 0
+    part = len(list(folder.glob("[0-9]*.parquet"))) if folder.exists() else 0
+    name = ""
+    if arguments.sample:
+        rng = torch.Generator().manual_seed(0)
+        batch = batch.select(torch.randperm(len(batch), generator=rng)[: arguments.sample])
+        part, name = 0, "sample_"
     n_done = 0
     for chunk in batch.chunks(ATOMS_A_PART):
         if time.monotonic() > end:
@@ -82,7 +87,7 @@ def main() -> None:
                 "volume_ratio": (result.batch.volume / chunk.volume).numpy(),
             }
         )
-        write_atomic(table, Path(folder) / f"{part:04d}.parquet")
+        write_atomic(table, folder / f"{name}{part:04d}.parquet")
         part += 1
         n_done += len(chunk)
         sys.stderr.write(

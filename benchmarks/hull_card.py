@@ -88,7 +88,9 @@ def _relaxation(
 ) -> dict[str, object]:
     relaxed = table["relaxed_ev"].to_numpy(zero_copy_only=False).astype(float)
     drop = (table["energy_ev"].to_numpy() - relaxed) / table["n_atoms"].to_numpy()
-    drop = drop[np.isfinite(drop)]
+    known = np.isfinite(drop)
+    drop, n_atoms = drop[known], table["n_atoms"].to_numpy()[known]
+    steps = table["steps"].to_numpy(zero_copy_only=False).astype(float)[known]
     card: dict[str, object] = {
         "settings": "FIRE on cell and positions, fmax 0.1 eV/Å, at most 200 steps, as in design",
         "crystals_relaxed": len(drop),
@@ -100,6 +102,15 @@ def _relaxation(
             "mean": round(1000 * float(drop.mean()), 2),
             "median": round(1000 * float(np.median(drop)), 2),
             "90th_percentile": round(1000 * float(np.percentile(drop, 90)), 2),
+        }
+        card["share_within_fmax_as_given"] = round(float((steps == 0).mean()), 3)
+        card["mean_drop_mev_per_atom_by_size"] = {
+            f"{low}-{high} atoms": [
+                round(1000 * float(drop[(n_atoms >= low) & (n_atoms <= high)].mean()), 2),
+                int(((n_atoms >= low) & (n_atoms <= high)).sum()),
+            ]
+            for low, high in ((1, 4), (5, 8), (9, 16), (17, 64))
+            if ((n_atoms >= low) & (n_atoms <= high)).any()
         }
     return card
 
