@@ -4,7 +4,8 @@
     python benchmarks/csp.py -n 200 --samples 5
 
 Compositions and numbers of atoms of MP-20 validation rows whose geometry is that of the published
-set; no space group is given. A match is pymatgen's StructureMatcher at ltol 0.3, stol 0.5,
+set; no space group is given. The network is asked for crystals on the hull (``--no-hull`` asks for
+nothing), as `matmill design` does. A match is pymatgen's StructureMatcher at ltol 0.3, stol 0.5,
 angle 10. With several samples: the share matched by any of them, and by the one of lowest CHGNet
 energy (single point, unrelaxed), which is what a user without the answer would pick.
 """
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("-n", type=int, default=500, help="compositions")
     parser.add_argument("--samples", type=int, default=1, help="samples a composition")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--no-hull", action="store_true", help="do not ask for hull members")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="flow")
     parser.add_argument("--out", type=Path)
@@ -53,7 +55,12 @@ def main():
     generator = load_generator(arguments.model)
     # Strength 1 forgets everything about a seed but its elements.
     request = GenerationRequest(
-        n=len(true) * arguments.samples, seeds=true, strength=1.0, n_steps=arguments.steps
+        n=len(true) * arguments.samples,
+        seeds=true,
+        strength=1.0,
+        n_steps=arguments.steps,
+        conditions={} if arguments.no_hull else {"energy_above_hull_ev": 0.0},
+        guidance=1.0,
     )
     made = generator.sample(request, child(arguments.seed, "csp", "samples"))
     report = {
@@ -61,6 +68,7 @@ def main():
         "rows_to_choose_from": n_rows,
         "samples": arguments.samples,
         "steps": arguments.steps,
+        "asked_for_hull_members": not arguments.no_hull,
         "generator": generator.hash,
         "draws_per_sample": float(made.properties["attempts"].mean()),
     }

@@ -19,7 +19,8 @@ _EXACT = ("scale_mean", "scale_std")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--scores", type=Path, help="JSON of benchmarks/generator_sheet.py")
+    parser.add_argument("--sheet", type=Path, help="JSON of benchmarks/generator_sheet.py")
+    parser.add_argument("--csp", type=Path, nargs="*", default=[], help="JSON of benchmarks/csp.py")
     parser.add_argument("--out", type=Path, default=ASSETS / "flow.safetensors")
     arguments = parser.parse_args()
     tensors, card = checkpoint.load(arguments.checkpoint)
@@ -33,8 +34,11 @@ def main():
         for name, tensor in tensors.items()
     )
     card["stored_as"] = "bfloat16"
-    if arguments.scores:
-        card["scores"] = json.loads(arguments.scores.read_text())
+    if arguments.sheet:
+        card["scores"] = {
+            "sheet": json.loads(arguments.sheet.read_text()),
+            "csp": [json.loads(path.read_text()) for path in arguments.csp],
+        }
     path = checkpoint.save(arguments.out, rounded, card)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; largest change of a weight {worst:.2g}")
 
