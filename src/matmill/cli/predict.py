@@ -75,7 +75,8 @@ def predict(
 def _print(report: "Report") -> None:
     headings = ["id", "formula"]
     for column in report.columns:
-        headings += [column.title, f"{report.coverage:.0%} interval", "in domain"]
+        headings += [column.title, f"{report.coverage:.0%} interval"]
+    headings.append("in domain")
     rows = []
     for row in report.rows[:_SHOWN]:
         cells: list[object] = [row["id"], row["formula"]]
@@ -84,12 +85,12 @@ def _print(report: "Report") -> None:
             low, high = row[f"{column.column}_low"], row[f"{column.column}_high"]
             digits = 1 if column.high >= 500 else 2
             if column.exact:
-                cells += [f"{mean:.3g}" if mean < 1000 else f"{mean:.0f}", "exact", "yes"]
+                cells += [f"{mean:.3g}" if mean < 1000 else f"{mean:.0f}", "exact"]
                 continue
             cells.append(f"{mean:.{digits}f} ± {std:.{digits}f}")
             cells.append(f"{low:.{digits}f} – {high:.{digits}f}")
-            cells.append("yes" if row[f"{column.column}_in_domain"] else "no")
-        rows.append(cells)
+        is_known = all(row[f"{column.column}_in_domain"] for column in report.columns)
+        rows.append([*cells, "yes" if is_known else "no"])
     print_table(headings, rows)
     hidden = len(report.rows) - _SHOWN
     if hidden > 0:
