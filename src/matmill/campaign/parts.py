@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +19,7 @@ from matmill.registry import potentials
 from matmill.verify.potentials import Potential
 
 
+@runtime_checkable
 class HullLike(Protocol):
     """Reference energies of one potential; see `verify.hull.Hull`."""
 

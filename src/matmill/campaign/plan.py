@@ -147,6 +147,7 @@ def check_request(request: Request, settings: CampaignSettings, parts: "Parts") 
             )
         if target.column in parts.predictors:
             warnings += _outside_training(target, parts.predictors[target.column].card)
+        warnings += _outside_conditions(target, trained_ranges(parts.generator.card))
     _check_hull_elements(request, parts)
     asked = generation_request(request, settings, parts.generator.card, n=1)
     warnings += parts.generator.check(asked)
@@ -161,6 +162,19 @@ def _check_hull_elements(request: Request, parts: "Parts") -> None:
             f"The hull {parts.hull.name} has no entry for {', '.join(missing)}, so nothing with it "
             f"can be judged. It knows: {', '.join(sorted(parts.hull.elements))}."
         )
+
+
+def _outside_conditions(target: Target, ranges: dict[str, tuple[float, float]]) -> list[str]:
+    if target.column not in ranges or target.goal in (Goal.MAXIMISE, Goal.MINIMISE):
+        return []
+    low, high = ranges[target.column]
+    wanted = (target.value, target.value) if target.value is not None else (target.low, target.high)
+    if wanted[0] is None or wanted[1] is None or (wanted[0] <= high and wanted[1] >= low):
+        return []
+    return [
+        f"'{target.text}' lies outside {low:.3g} to {high:.3g} {target.quantity.unit}, which the "
+        "generator was trained on: it aims at the nearest end, and only the ranking looks further."
+    ]
 
 
 def _outside_training(target: Target, card: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from matmill.campaign.worker import MEMORY_EXIT, serve
 from matmill.errors import MatmillError
@@ -50,6 +50,7 @@ class Outcome:
 OnDone = Callable[[int, Outcome], None]
 
 
+@runtime_checkable
 class Workers(Protocol):
     """A place where tasks run."""
 

@@ -208,11 +208,17 @@ def _show_plan(
         print_json(plan)
         return
     lines = [("target", target.describe()) for target in request.parsed]
-    lines += [(k, v) for k, v in plan["request"].items() if k != "targets" and v not in (None, [])]
+    lines += [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in plan["request"].items()
+        if key != "targets" and value not in (None, [], {})
+    ]
     for key, value in plan["inputs"].items():
         text = value.get("name") or ", ".join(value)
         lines.append((key, text))
-    print_table(("what", "value"), [*lines, ("folder", folder)], title="Plan; nothing was started")
+    print_table(
+        ("what", "value"), [*lines, ("folder", str(folder))], title="Plan; nothing was started"
+    )
     for warning in warnings:
         typer.echo(f"Note: {warning}")
 
