@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ MAX_BAD_STEPS = 20
 _EMIT_SECONDS = 0.5
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Training data that can be walked again, the same way for the same epoch."""
 

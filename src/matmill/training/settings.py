@@ -1,6 +1,6 @@
 """Settings of a training; shared by both model families."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -53,7 +53,7 @@ class FitSettings(Settings):
     devices: Annotated[int, Field(gt=0)] = 1
 
     @model_validator(mode="after")
-    def _has_an_end(self) -> Self:
+    def _has_an_end(self) -> "FitSettings":
         if self.max_steps is None and self.max_epochs is None and self.max_seconds is None:
             raise ValueError("give max_steps, max_epochs or max_seconds")
         return self

@@ -2,11 +2,12 @@
 
 import csv
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from matmill.errors import MissingExtraError, UnknownNameError
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes numbers as a training produces them."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class PotentialOutput:
     stress_ev_per_a3: Float[Tensor, "n_crystals 3 3"] | None = None
 
 
+@runtime_checkable
 class Potential(Protocol):
     """Anything that gives energies of crystals. A plug-in need not import matmill to be one.
 
