@@ -36,6 +36,8 @@ def load_energies() -> pa.Table:
     """Return one row a crystal: id, source, atoms, single-point energy, relaxed energy or null."""
     parts = sorted((WORK / "energies").glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(path) for path in parts])
+    first = {key: row for row, key in reversed(list(enumerate(table["material_id"].to_pylist())))}
+    table = table.take(sorted(first.values()))  # a part of stable ones may repeat others
     relaxed = sorted((WORK / "relaxed").glob("*.parquet"))
     if not relaxed:
         table = table.append_column("steps", pa.nulls(len(table), pa.int64()))

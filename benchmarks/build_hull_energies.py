@@ -6,10 +6,12 @@ Small crystals first; results in parts of 1,000 crystals under ``MATMILL_HULL_WO
 continues where it stopped. One thread: run it with ``OMP_NUM_THREADS=1``.
 """
 
+import argparse
 import sys
 import time
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from hull_common import DATA, WORK, Crystals, read_structures, write_atomic
@@ -38,23 +40,48 @@ def all_crystals() -> Crystals:
     return Crystals(batch.select(torch.tensor(order)), [source[i] for i in order])
 
 
+def waiting_and_stable(crystals: Crystals) -> Crystals:
+    """Return the crystals without an energy that are on the hull by DFT."""
+    done: set[str] = set()
+    for path in (WORK / "energies").glob("[0-9]*.parquet"):
+        done.update(pq.read_table(path, columns=["material_id"])["material_id"].to_pylist())
+    columns = ["material_id", "energy_above_hull_ev", "energy_above_hull_est_ev"]
+    dft = pq.read_table(DATA / "mp_union.parquet", columns=columns).to_pandas()
+    above = dft["energy_above_hull_ev"].fillna(dft["energy_above_hull_est_ev"])
+    wanted = set(dft["material_id"][above <= 0.0]) - done
+    rows = [i for i, key in enumerate(crystals.batch.ids) if key in wanted]
+    return Crystals(crystals.batch.select(torch.tensor(rows)), [crystals.source[i] for i in rows])
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--stable-first",
+        action="store_true",
+        help="only crystals not done yet that DFT puts on the hull, in parts of their own",
+    )
+    stable = parser.parse_args().stable_first
     torch.set_num_threads(1)
     crystals = all_crystals()
     potential = load_chgnet()
     folder = WORK / "energies"
-    starts = range(0, len(crystals.batch), PART)
+    part_size = PART
+    if stable:
+        crystals, part_size = waiting_and_stable(crystals), 100
+    starts = range(0, len(crystals.batch), part_size)
     begin, n_done = time.perf_counter(), 0
     for part, start in enumerate(starts):
-        path = folder / f"{part:04d}.parquet"
+        path = folder / f"{'stable_' if stable else ''}{part:04d}.parquet"
         if path.exists():
             continue
-        batch = crystals.batch.select(torch.arange(start, min(start + PART, len(crystals.batch))))
+        batch = crystals.batch.select(
+            torch.arange(start, min(start + part_size, len(crystals.batch)))
+        )
         output = potential.compute(batch, forces=False)
         table = pa.table(
             {
                 "material_id": list(batch.ids),
-                "source": crystals.source[start : start + PART],
+                "source": crystals.source[start : start + part_size],
                 "n_atoms": batch.n_atoms.numpy(),
                 "energy_ev": output.energy_ev.numpy(),
             }

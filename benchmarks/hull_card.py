@@ -17,7 +17,8 @@ PITFALLS = {
     "training-set leakage": (
         "CHGNet was trained on relaxations of Materials Project crystals, so the references are "
         "described better than new crystals. The sign of the effect on new ones is unknown; the "
-        "calibration below is on crystals of that kind and is therefore optimistic."
+        "calibration below is on crystals of that kind, all within 0.1 eV of the hull by DFT, and "
+        "is therefore optimistic."
     ),
     "magnetism": "CHGNet has one magnetic branch; no other spin state is tried.",
     "relaxed and unrelaxed references": (
@@ -27,9 +28,11 @@ PITFALLS = {
     ),
     "float32": "Energies repeat to about 0.01 meV/atom within one build of torch.",
     "missing competitors": (
-        "Cells above 64 atoms, the withheld rows and everything outside the files named under "
-        "'data' are missing, so the hull lies too high there and candidates look too stable. Each "
-        "verdict shows the number of known crystals in its chemical system; fewer than 3 is a flag."
+        "Given crystals without an energy (see 'counts') are the largest cells, those that DFT "
+        "puts on the hull excepted. Cells above 64 atoms, the withheld rows and everything outside "
+        "the files named under 'data' are missing, so the hull lies too high there and candidates "
+        "look too stable. Each verdict shows the number of known crystals in its chemical system; "
+        "fewer than 3 is a flag."
     ),
     "elements": (
         "The lowest given polymorph of each element. Large ground states (alpha-S with 128 atoms) "
@@ -44,8 +47,11 @@ def make_card(
     table: pa.Table, entries: HullEntries, distance: np.ndarray, about: dict[str, object]
 ) -> dict[str, object]:
     """Return the card as a dictionary that goes to JSON."""
+    from build_hull import counts_by_id
+
     vertices = distance <= ON_HULL
     near = distance <= 0.03
+    n_given = len(counts_by_id())
     missing = [s for s in SYMBOLS[1:95] if s not in _elements(entries)]
     return {
         "name": about["name"],
@@ -65,6 +71,7 @@ def make_card(
         ],
         "licence": "CC BY 4.0",
         "counts": {
+            "crystals_given": n_given,
             "crystals_computed": int(np.isfinite(table["energy_ev"].to_numpy()).sum()),
             "crystals_without_energy": int((~np.isfinite(table["energy_ev"].to_numpy())).sum()),
             "formulas": len(entries.ids),
