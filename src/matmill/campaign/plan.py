@@ -42,6 +42,8 @@ class CampaignSettings(Settings):
         coarse_hull_scale_ev_per_atom: The same after the coarse relaxation.
         coarse_steps: Steps of the coarse relaxation that precedes the choice; 0 leaves it out.
         coarse_per_relaxation: Crystals relaxed coarsely for each one that is relaxed in full.
+        formula_share: Largest share of the crystals relaxed in one round that may have the same
+            formula, as long as there are others.
         unbalanced_factor: Factor on the score, in that choice, of a composition whose oxidation
             states cannot balance.
         known_factor: Factor on the score of a crystal that is known already.
@@ -49,11 +51,11 @@ class CampaignSettings(Settings):
         limits: What counts as a valid crystal.
     """
 
-    proposals_per_wanted: Annotated[float, Field(gt=0)] = 10.0
-    relaxations_per_wanted: Annotated[float, Field(gt=0)] = 2.0
+    proposals_per_wanted: Annotated[float, Field(gt=0)] = 6.0
+    relaxations_per_wanted: Annotated[float, Field(gt=0)] = 1.0
     max_rounds: Annotated[int, Field(ge=1)] = 8
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    task_size: Annotated[int, Field(ge=1)] = 64
+    task_size: Annotated[int, Field(ge=1)] = 24
     chunk_atoms: Annotated[int, Field(ge=1)] = 32
     n_steps: Annotated[int, Field(ge=1)] = 50
     guidance: Annotated[float, Field(ge=0)] = 1.5
@@ -62,6 +64,7 @@ class CampaignSettings(Settings):
     coarse_hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.15
     coarse_steps: Annotated[int, Field(ge=0)] = 15
     coarse_per_relaxation: Annotated[float, Field(ge=1)] = 2.5
+    formula_share: Annotated[float, Field(gt=0, le=1)] = 0.15
     unbalanced_factor: Annotated[float, Field(gt=0, le=1)] = 0.3
     known_factor: Annotated[float, Field(ge=0, le=1)] = 0.5
     relax: RelaxSettings = RelaxSettings()

@@ -7,6 +7,7 @@ oxidation states balance, and the best go on. The others stay in the pool for la
 """
 
 import math
+from collections import Counter
 from typing import Any
 
 import torch
@@ -65,12 +66,13 @@ def shortlist(job: Job, round_number: int, n: int) -> None:
     picks = [pool[i] for i in order]
     looks = {pool[i].number: first[i] for i in order}
     if job.settings.coarse_steps:
-        picks = picks[: math.ceil(n * job.settings.coarse_per_relaxation)]
+        picks = _varied(job, picks, math.ceil(n * job.settings.coarse_per_relaxation))
         picks, looks, fallen = _second_look(job, round_number, picks, looks)
         rows += fallen
+    picks = _varied(job, picks, n)
     raw = {c.number: energy for c, energy in zip(pool, energies, strict=True)}
     atoms = {c.number: int(k) for c, k in zip(pool, _sizes(job, pool), strict=True)}
-    for candidate in picks[:n]:
+    for candidate in picks:
         look = looks[candidate.number]
         energy = raw[candidate.number] / atoms[candidate.number]
         values = {
@@ -81,7 +83,19 @@ def shortlist(job: Job, round_number: int, n: int) -> None:
         }
         rows.append(Row(candidate=candidate.number, structure=look.get("structure"), values=values))
     store.finish(stage, rows)
-    job.tell(stage, len(pool), len(pool), chosen=len(picks[:n]))
+    job.tell(stage, len(pool), len(pool), chosen=len(picks))
+
+
+def _varied(job: Job, picks: list[Candidate], n: int) -> list[Candidate]:
+    """Return the first ``n``, but few of one formula as long as there are others."""
+    formulas = job.store.batch([c.proposed for c in picks]).formula
+    limit = max(2, math.ceil(n * job.settings.formula_share))
+    seen: Counter[str] = Counter()
+    first, rest = [], []
+    for candidate, formula in zip(picks, formulas, strict=True):
+        seen[formula] += 1
+        (first if seen[formula] <= limit else rest).append(candidate)
+    return [*first, *rest][:n]
 
 
 def _single_points(job: Job, round_number: int, pool: list[Candidate]) -> list[float]:

@@ -5,10 +5,12 @@ be killed at any moment. Running it again finishes what is left and changes noth
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from matmill.campaign.focus import formulas_to_follow
 from matmill.campaign.job import Job
 from matmill.campaign.plan import generation_request
 from matmill.campaign.records import PASSED, Candidate, Row
@@ -27,6 +29,7 @@ def propose(job: Job, round_number: int, n: int) -> None:
     size = job.settings.task_size
     n_done = 0
     job.tell("propose", 0, n)
+    focus = formulas_to_follow(job, round_number)
     for task, start in enumerate(range(0, n, size)):
         n_task = min(size, n - start)
         if not job.store.has_task(round_number, task):
@@ -34,6 +37,8 @@ def propose(job: Job, round_number: int, n: int) -> None:
             asked = generation_request(
                 job.request, job.settings, job.parts.generator.card, n=n_task
             )
+            if focus and task % 2:
+                asked = replace(asked, formula=focus[task // 2 % len(focus)])
             seen = n_done
 
             def show(finished: CrystalBatch) -> None:

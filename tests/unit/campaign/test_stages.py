@@ -1,11 +1,13 @@
 import math
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
+from matmill.campaign.focus import formulas_to_follow
 from matmill.campaign.job import Job
 from matmill.campaign.plan import CampaignSettings, check_request, generation_request
 from matmill.campaign.records import PASSED, Row
@@ -77,6 +79,37 @@ def test_proposals_depend_on_seed_and_round_only(make_job):
     assert proposed(1, 0) == proposed(1, 0)
     assert proposed(1, 0) != proposed(2, 0)
     assert proposed(1, 0) != proposed(1, 1)
+
+
+def test_good_compositions_are_followed_in_later_rounds(make_job):
+    job = make_job(settings=CampaignSettings(task_size=2, relaxations_per_wanted=2.0))
+    job.store.add(cells(("Ga", "N"), ("Te", "In")), round_number=0, task=0, origin="t")
+    screen(job, 0)
+    shortlist(job, 0, 2)
+    relax_round(job, 0)
+    assert formulas_to_follow(job, 1) == []
+    hull(job, 0)
+    followed = formulas_to_follow(job, 1)
+    assert followed[0] == {"Ga": 1, "N": 1}
+    assert formulas_to_follow(job, 0) == []
+    propose(job, 1, 8)
+    wanted = [request.formula for request in job.parts.generator.asked]
+    assert wanted == [None, followed[0], None, followed[-1]]
+
+
+def test_no_formula_takes_all_the_places(make_job):
+    job = make_job(settings=CampaignSettings(formula_share=0.5, coarse_steps=0))
+    lengths = (3.2, 3.3, 3.4, 3.5)
+    for task, length in enumerate(lengths):
+        batch = cells(("Ga", "N"), length=length)
+        job.store.add(batch, round_number=0, task=task, origin="t")
+    job.store.add(cells(("In", "Te")), round_number=0, task=9, origin="t")
+    job = replace(job, parts=fakes.parts(first_of_each=lambda batch: list(range(len(batch)))))
+    screen(job, 0)
+    shortlist(job, 0, 3)
+    assert job.store.entrants("relax")[-1] == 4
+    shortlist(job, 1, 2)
+    assert len(job.store.entrants("relax")) == 5
 
 
 def test_screen_says_why(make_job):
