@@ -14,6 +14,11 @@ from matmill.generate.protocol import GenerationRequest
 from matmill.generate.state import N_ELEMENTS
 
 
+# The network has seen chemical systems of a few elements. A longer list is only a limit on what
+# may occur: told as a condition, it would ask for compounds of all of them.
+_MOST_NAMED = 6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """What the checkpoint's card says the network has seen.
@@ -87,14 +92,14 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
             wanted = request.conditions[column]
             low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
             asked.scalars[:, i] = low + (high - low) * torch.rand(n, generator=rng)
-    if request.elements is not None:
+    if request.elements is not None and len(request.elements) <= _MOST_NAMED:
         asked.elements[:, [number(symbol) for symbol in request.elements]] = 1.0
         # Half are told "all of these", half "some of these": users want compounds of them first,
         # but a binary within the ternary is an answer too.
         asked.is_exact.copy_(torch.rand(n, generator=rng) < 0.5)
     is_guided = bool(
         request.conditions
-        or request.elements is not None
+        or bool(asked.elements.any())
         or request.space_group
         or request.crystal_system
     )

@@ -166,3 +166,19 @@ def test_overlapping_crystals_are_drawn_again_and_counted(generator):
     # What still fails has used up its draws.
     last = attempts == 1 + MAX_REDRAWS
     assert bad(screened) <= int(last.sum())
+
+
+def test_a_long_list_of_elements_is_a_limit_and_not_a_wish(generator):
+    from matmill.generate.plan import make_plan
+
+    def plan(*symbols):
+        request = GenerationRequest(n=40, elements=symbols)
+        return make_plan(request, generator.trained, torch.Generator().manual_seed(0))
+
+    short, long = plan("Ti", "O"), plan("Na", "Cl", "Cs", "Zn", "S", "Cu", "Ti", "O")
+    assert short.is_guided
+    assert (short.asked.elements.sum(1) == 2).all()
+    assert 0 < short.asked.is_exact.sum() < 40
+    assert not long.is_guided
+    assert not long.asked.elements.any()
+    assert long.allowed.sum() == 8
