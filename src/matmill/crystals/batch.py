@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from matmill.crystals.periodic import wrap
@@ -76,9 +77,9 @@ class CrystalBatch:
     @classmethod
     def from_lists(
         cls,
-        lattices: Sequence[Sequence[Sequence[float]]],
-        frac_coords: Sequence[Sequence[Sequence[float]]],
-        atomic_numbers: Sequence[Sequence[int]],
+        lattices: Sequence[ArrayLike],
+        frac_coords: Sequence[ArrayLike],
+        atomic_numbers: Sequence[ArrayLike],
         *,
         ids: Sequence[str] = (),
         properties: dict[str, Sequence[float]] | None = None,
@@ -138,7 +139,9 @@ class CrystalBatch:
         """
         return tuple(_content_hash(self, i) for i in range(len(self)))
 
-    def select(self, index: Int[Tensor, " n_wanted"] | Sequence[int]) -> "CrystalBatch":
+    def select(
+        self, index: Int[Tensor, " n_wanted"] | Bool[Tensor, " n_crystals"] | Sequence[int]
+    ) -> "CrystalBatch":
         """Return the crystals at these positions, in this order. A bool mask works too."""
         index = torch.as_tensor(index, device=self.n_atoms.device)
         index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()

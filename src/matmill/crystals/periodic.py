@@ -12,8 +12,8 @@ def wrap(frac_coords: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
 
 
 def shortest_step(
-    start: Float[Tensor, "*shape 3"], end: Float[Tensor, "*shape 3"]
-) -> Float[Tensor, "*shape 3"]:
+    start: Float[Tensor, "*#shape 3"], end: Float[Tensor, "*#shape 3"]
+) -> Float[Tensor, "*#shape 3"]:
     """Return the step along the torus from ``start`` to ``end``, per axis.
 
     This is the geodesic of the flat torus, used as the flow target for fractional coordinates.
@@ -21,7 +21,7 @@ def shortest_step(
 
     Args:
         start: Fractional coordinates, dimensionless.
-        end: Fractional coordinates, dimensionless, same shape.
+        end: Fractional coordinates, dimensionless; the shapes broadcast.
 
     Returns:
         Step with each component in [-0.5, 0.5).

@@ -22,7 +22,7 @@ from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.randomness import child
 
 Kind = Literal["random", "matbench", "formula", "element", "prototype"]
-Rows = Int[Tensor, " n_rows"]
+Rows = Int[Tensor, " _n_rows"]
 MATBENCH_SEED = 18012019  # of all folds of matbench v0.1
 PARTS = ("train", "val", "test")
 _FORMAT = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
@@ -80,7 +80,9 @@ class LabelledCrystals:
         """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
         return self.crystals.properties[self.column_name(name)]
 
-    def select(self, index: Int[Tensor, " n_wanted"] | Sequence[int]) -> "LabelledCrystals":
+    def select(
+        self, index: Int[Tensor, " n_wanted"] | Bool[Tensor, " n_crystals"] | Sequence[int]
+    ) -> "LabelledCrystals":
         """Return these rows, in this order. A bool mask works too."""
         index = torch.as_tensor(index)
         index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()
