@@ -13,7 +13,6 @@ from matmill.generate.dataset import NOBLE_GASES
 from matmill.generate.protocol import GenerationRequest
 from matmill.generate.state import N_ELEMENTS
 
-
 # The network has seen chemical systems of a few elements. A longer list is only a limit on what
 # may occur: told as a condition, it would ask for compounds of all of them.
 _MOST_NAMED = 6
