@@ -1,8 +1,8 @@
 """Which compositions deserve more proposals: those that came closest to the hull so far.
 
-Near the hull, composition decides first and structure second. From the second round on every
-other call of the generator therefore asks for one of the compositions that did best, whatever
-they are; the others keep looking elsewhere.
+Near the hull, composition decides first and structure second. From the second round on two of
+three calls of the generator therefore ask for one of the compositions that did best, whatever
+they are; the third keeps looking elsewhere.
 """
 
 from matmill.campaign.job import Job

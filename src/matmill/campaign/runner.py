@@ -112,10 +112,8 @@ def _next_round(job: Job, rounds: list[Round]) -> Round:
     n_relax = math.ceil(_SAFETY * (request.n - hits) / hit_rate)
     # Bounded by the first round, so that bad luck there does not make a giant second one.
     n_relax = min(max(n_relax, _MIN_RELAXATIONS), 2 * rounds[0].relax)
-    n_screened = len(store.entrants("shortlist"))
-    screen_rate = (n_screened + 1) / (store.n_candidates() + 2)
-    # Keep the choice as wide as it was in the first round, as far as the pool does not already.
+    # The pool of earlier rounds are those that were not chosen: new proposals, which follow the
+    # compositions that did well, are worth more, so every round has its full choice of them.
     choice = settings.proposals_per_wanted / settings.relaxations_per_wanted
-    missing = n_relax * choice * screen_rate - len(store.unfinished("shortlist"))
-    n_propose = math.ceil(max(missing, 0.0) / screen_rate)
-    return Round(propose=min(max(n_propose, _MIN_PROPOSALS), 2 * rounds[0].propose), relax=n_relax)
+    n_propose = max(_MIN_PROPOSALS, math.ceil(n_relax * choice))
+    return Round(propose=min(n_propose, 2 * rounds[0].propose), relax=n_relax)

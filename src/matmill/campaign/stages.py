@@ -37,8 +37,9 @@ def propose(job: Job, round_number: int, n: int) -> None:
             asked = generation_request(
                 job.request, job.settings, job.parts.generator.card, n=n_task
             )
-            if focus and task % 2:
-                asked = replace(asked, formula=focus[task // 2 % len(focus)])
+            if focus and task % 3:
+                place = round_number + task - task // 3
+                asked = replace(asked, formula=focus[place % len(focus)])
             seen = n_done
 
             def show(finished: CrystalBatch) -> None:

