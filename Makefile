@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BEGIN := $(shell date +%s)
 ELEMENTS := Li,Na,Mg,Al,Si,P,S,Zn,Ga,Ge,N,O,F,Cl,Se,Br,In,Sn,Sb,Te
-.PHONY: setup design lint type test test-slow golden build
+.PHONY: setup design lint type test test-slow build
 setup: .venv/runtime.stamp .venv/checks.stamp
 .venv/pins.stamp: requirements.lock
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,5 @@ test: lint type
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 test-slow: .venv/checks.stamp
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -m slow
-golden: .venv/checks.stamp
-	$(BIN)/pytest tests/golden --rewrite-golden
 build: .venv/runtime.stamp
 	$(BIN)/python -m hatchling build
