@@ -18,12 +18,27 @@ _EXACT = ("scale_mean", "scale_std")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="what training wrote")
     parser.add_argument("--sheet", type=Path, help="JSON of benchmarks/generator_sheet.py")
     parser.add_argument("--csp", type=Path, nargs="*", default=[], help="JSON of benchmarks/csp.py")
     parser.add_argument("--out", type=Path, default=ASSETS / "flow.safetensors")
     arguments = parser.parse_args()
-    tensors, card = checkpoint.load(arguments.checkpoint)
+    if arguments.checkpoint:
+        ship(arguments.checkpoint, arguments.out)
+    if arguments.sheet:
+        # The card alone is replaced: scores belong to the weights that they were measured on.
+        _, card = checkpoint.load(arguments.out)
+        card.pop("weights_sha256", None)
+        card["scores"] = {
+            "sheet": json.loads(arguments.sheet.read_text()),
+            "csp": [json.loads(path.read_text()) for path in arguments.csp],
+        }
+        checkpoint.rewrite_card(arguments.out, card)
+
+
+def ship(source, out):
+    """Round a checkpoint and write it into the package."""
+    tensors, card = checkpoint.load(source)
     card.pop("weights_sha256", None)
     rounded = {
         name: tensor if name in _EXACT else tensor.to(torch.bfloat16)
@@ -34,12 +49,7 @@ def main():
         for name, tensor in tensors.items()
     )
     card["stored_as"] = "bfloat16"
-    if arguments.sheet:
-        card["scores"] = {
-            "sheet": json.loads(arguments.sheet.read_text()),
-            "csp": [json.loads(path.read_text()) for path in arguments.csp],
-        }
-    path = checkpoint.save(arguments.out, rounded, card)
+    path = checkpoint.save(out, rounded, card)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; largest change of a weight {worst:.2g}")
 
 
