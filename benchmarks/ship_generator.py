@@ -1,6 +1,9 @@
 """Put a trained generator into the package, rounded to bfloat16, with its scores on the card.
 
-python benchmarks/ship_generator.py work/generator/generator.safetensors --scores sheet.json
+python benchmarks/ship_generator.py work/generator/generator.safetensors
+python benchmarks/generator_sheet.py --generator flow -n 1000 --relax 256 --out work/sheet.json
+python benchmarks/csp.py -n 500 --out work/csp.json
+python benchmarks/ship_generator.py --sheet work/sheet.json --csp work/csp.json
 """
 
 import argparse

@@ -51,8 +51,8 @@ class CampaignSettings(Settings):
         limits: What counts as a valid crystal.
     """
 
-    proposals_per_wanted: Annotated[float, Field(gt=0)] = 6.0
-    relaxations_per_wanted: Annotated[float, Field(gt=0)] = 1.0
+    proposals_per_wanted: Annotated[float, Field(gt=0)] = 14.0
+    relaxations_per_wanted: Annotated[float, Field(gt=0)] = 2.2
     max_rounds: Annotated[int, Field(ge=1)] = 8
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     task_size: Annotated[int, Field(ge=1)] = 24

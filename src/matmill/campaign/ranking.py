@@ -3,7 +3,9 @@
 score = product over targets of P(target is met) x exp(-E_hull / scale) x (1, or less when known)
 
 P comes from the predicted mean and standard deviation, so a doubtful hit counts less than a sure
-one. Energies below the hull count as on it: that far, the reference is what is uncertain.
+one. Energies a little below the hull count as on it. Energies far below it count against a crystal
+as much as energies above: more often a gap in the hull or an error of the potential is found there
+than a discovery.
 """
 
 import math
@@ -14,6 +16,9 @@ from matmill.campaign.plan import HULL_COLUMN, CampaignSettings
 from matmill.campaign.records import PASSED, Candidate
 from matmill.campaign.targets import Goal, Target
 from matmill.verify.verdict import Fate
+
+# Nothing that the potential was trained on lies that far below its hull.
+DEEP_EV_PER_ATOM = 0.05
 
 # Below this probability the distance to the target decides, so that misses keep an order.
 FAINT = 1e-3
@@ -67,7 +72,8 @@ def score(
     above = values.get("energy_above_hull_ev_per_atom")
     if above is None:
         return 0.0
-    stability = math.exp(-max(above, 0.0) / settings.hull_scale_ev_per_atom)
+    away = max(above, -above - DEEP_EV_PER_ATOM, 0.0)
+    stability = math.exp(-away / settings.hull_scale_ev_per_atom)
     novelty = settings.known_factor if values.get("known_as") else 1.0
     return satisfaction(targets, values) * stability * novelty
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from matmill.campaign.plan import CampaignSettings
-from matmill.campaign.ranking import choose, is_met, satisfaction, score, target_value
+from matmill.campaign.ranking import (
+    DEEP_EV_PER_ATOM,
+    choose,
+    is_met,
+    satisfaction,
+    score,
+    target_value,
+)
 from matmill.campaign.records import PASSED, Candidate
 from matmill.campaign.request import Request
 from matmill.campaign.store import Store
@@ -16,7 +23,6 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.symmetry import find
 from matmill.verify.verdict import Fate
 
-DEEP_EV_PER_ATOM = 0.05  # nothing that the potential was trained on lies that far below its hull
 FEW_ENTRIES = 3  # known crystals of a chemical system, below which its hull may lie too high
 SYMPREC_A = 0.1  # relaxed crystals are converged to about this; coarser merges distinct ones
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from matmill.campaign.plan import CampaignSettings
-from matmill.campaign.ranking import choose, probability, score
+from matmill.campaign.ranking import DEEP_EV_PER_ATOM, choose, probability, score
 from matmill.campaign.records import Candidate
 from matmill.campaign.targets import parse_target
 
@@ -34,7 +34,7 @@ def test_extremes_follow_the_value():
     assert probability(least, 300.0, 10.0) < probability(least, 100.0, 10.0)
 
 
-@given(st.floats(-1.0, 1.0), st.floats(0.0, 1.0))
+@given(st.floats(-DEEP_EV_PER_ATOM, 1.0), st.floats(0.0, 1.0))
 def test_score_falls_with_the_hull_distance_and_when_known(above, more):
     values = {"energy_above_hull_ev_per_atom": above, "band_gap_ev": 2.0, "band_gap_ev_std": 0.2}
     here = score((GAP,), values, SETTINGS)
@@ -85,3 +85,11 @@ def test_the_best_are_chosen_and_the_number_is_filled_up():
 def test_equal_scores_keep_the_order_of_proposal():
     chosen, _ = choose([candidate(3), candidate(1), candidate(2)], (), SETTINGS, 3)
     assert [c.number for c in chosen] == [1, 2, 3]
+
+
+def test_a_crystal_far_below_the_hull_counts_as_doubtful():
+    def at(above):
+        return score((), {"energy_above_hull_ev_per_atom": above}, SETTINGS)
+
+    assert at(-0.04) == at(0.0) == 1.0
+    assert at(-1.2) < at(0.05) < at(0.01)
