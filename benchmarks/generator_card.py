@@ -70,7 +70,7 @@ def page(card, path):
         f"Trained on {data['crystals_used']:,} crystals for {training['views'] / 1e6:.2f} million "
         f"views: {training['steps']:,} steps, {training['epochs']} epochs, "
         f"{training['seconds'] / 60:.0f} minutes on one core of a 2-core AMD EPYC (bfloat16), "
-        "in two sittings of 90 and 22 minutes, the learning rate falling to zero at the end of each.",
+        "in two sittings of 90 and 22 minutes; the learning rate fell to zero at the end of each.",
         "",
         *[f"- {name}: {count:,} crystals" for name, count in card["sources"].items()],
         f"- Command: `{card['command']}`",
