@@ -13,6 +13,7 @@ from matmill.errors import InputError
 from matmill.generate.protocol import GenerationRequest, Generator
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child
+from matmill.training.checkpoint import write_atomically
 
 # These formats are lists of records: a finished batch is appended, and a kill loses nothing.
 _APPENDABLE = (".extxyz", ".xyz", ".jsonl")
@@ -76,11 +77,10 @@ def generate(
     if out is not None:
         if out.suffix and out.suffix not in _APPENDABLE:
             files.write(crystals, out)
-        record = out.with_name(out.name + ".json") if out.suffix else out / "run.json"
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(
-            json.dumps(_record(generator, request, seed, seconds, warnings), indent=2) + "\n"
-        )
+        # Beside a folder, not in it: whoever reads the folder should find crystals only.
+        record = out.with_name(out.name + ".json")
+        content = json.dumps(_record(generator, request, seed, seconds, warnings), indent=2)
+        write_atomically(record, f"{content}\n".encode())
         written = [out, record]
     return Delivered(crystals=crystals, seconds=seconds, written=written, warnings=warnings)
 

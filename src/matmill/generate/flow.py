@@ -10,7 +10,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.elements import number
 from matmill.errors import DataError
-from matmill.generate.conditions import SCALARS, ConditionEncoder, Conditions, ScalarSchema
+from matmill.generate.conditions import ConditionEncoder, Conditions, ScalarSchema
 from matmill.generate.guidance import guided
 from matmill.generate.network import SIZES, Denoiser
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
@@ -233,8 +233,3 @@ def _batches(plan: Plan, *, doubled: bool) -> list[Tensor]:
         size = max(1, _TOKENS_PER_BATCH // ((n + 1) * (2 if doubled else 1)))
         batches += list(index.split(size))
     return batches
-
-
-def condition_names() -> tuple[str, ...]:
-    """Return the columns that a flow can be conditioned on."""
-    return tuple(SCALARS)

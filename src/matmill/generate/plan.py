@@ -45,7 +45,6 @@ class Plan:
         asked: The same plus what the user asked for; guidance goes from ``base`` to this.
         is_guided: Whether the two differ.
         allowed: Elements that may occur, over Z = 1..100, ``(100,)``.
-        multiples: Formula units in each cell, ``(n,)``; 0 without a formula.
     """
 
     n_atoms: Int[Tensor, " n"]
@@ -53,7 +52,6 @@ class Plan:
     asked: Conditions
     is_guided: bool
     allowed: Bool[Tensor, " e"]
-    multiples: Int[Tensor, " n"]
 
 
 def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator) -> Plan:
@@ -65,12 +63,11 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
     n = request.n
     allowed = _allowed(request, trained)
     system = _crystal_system(request)
-    multiples = torch.zeros(n, dtype=torch.int64)
     if request.seeds is not None:
         n_atoms = request.seeds.n_atoms[torch.arange(n) % len(request.seeds)]
         drawn = torch.zeros(n, dtype=torch.int64)
     elif request.formula is not None:
-        n_atoms, multiples = _formula_sizes(request, trained, rng)
+        n_atoms = _formula_sizes(request, trained, rng)
         drawn = torch.zeros(n, dtype=torch.int64)
     else:
         n_atoms, drawn = _shapes(request, trained, system, rng)
@@ -108,7 +105,6 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
         asked=asked,
         is_guided=is_guided,
         allowed=allowed,
-        multiples=multiples,
     )
 
 
@@ -222,12 +218,11 @@ def _multiples(request: GenerationRequest, trained: Trained) -> list[int]:
 
 def _formula_sizes(
     request: GenerationRequest, trained: Trained, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Int[Tensor, " n"]:
     """Split the budget over numbers of formula units, as often as such cells occur."""
     per_unit = sum((request.formula or {}).values())
     options = torch.tensor(_multiples(request, trained))
     sizes, _, counts = trained.shapes.unbind(1)
     weights = torch.tensor([float(counts[sizes == m * per_unit].sum()) + 1.0 for m in options])
     rows = torch.multinomial(weights, max(request.n, 1), replacement=True, generator=rng)
-    multiples = options[rows][: request.n]
-    return multiples * per_unit, multiples
+    return options[rows][: request.n] * per_unit
