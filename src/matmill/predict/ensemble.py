@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from matmill.crystals.batch import CrystalBatch
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
-from matmill.graphs.graph import Graph, build
-from matmill.predict.baselines import CompositionNetwork
+from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import factor_for
-from matmill.predict.cgcnn import Cgcnn
+from matmill.predict.networks import graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
 from matmill.progress import OnEvent, ignore
 from matmill.training import checkpoint
 
-NETWORKS: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn, "composition": CompositionNetwork}
 KIND = "matmill predictor"
 _CHUNK_ATOMS = 4096
 
@@ -263,28 +261,6 @@ class CompositionPredictor(EnsemblePredictor):
     network: ClassVar[str] = "composition"
 
 
-def graphs_for(card: dict[str, Any], batch: CrystalBatch) -> Graph:
-    """Return graphs as the networks of a card read them; compositions need no neighbours."""
-    if card["network"] == "composition":
-        n = len(batch.atomic_numbers)
-        return Graph(
-            n_atoms=batch.n_atoms,
-            atomic_numbers=batch.atomic_numbers,
-            neighbor=torch.zeros(n, 0, dtype=torch.int32, device=batch.n_atoms.device),
-            distance=torch.zeros(n, 0, device=batch.n_atoms.device),
-            mask=torch.zeros(n, 0, dtype=torch.bool, device=batch.n_atoms.device),
-        )
-    return build(batch, k=card["n_neighbors"], cutoff=card["cutoff_angstrom"])
-
-
-def make_network(card: dict[str, Any]) -> nn.Module:
-    """Return an untrained network of the kind and size that a card names."""
-    kind = card["network"]
-    if kind not in NETWORKS:
-        raise UnknownNameError("predictor network", kind, sorted(NETWORKS))
-    return NETWORKS[kind](len(card["columns_trained"]), **card["network_settings"])
-
-
 def load_model(path: Path | str) -> EnsembleModel:
     """Return the ensemble in a file; the same file is read once per process and content.
 
@@ -295,6 +271,11 @@ def load_model(path: Path | str) -> EnsembleModel:
     if not file.exists():
         raise DataError(f"There is no predictor {file}.")
     return _load_model(file.resolve(), file.stat().st_mtime_ns)
+
+
+def open_predictor(path: Path, column: str | None) -> EnsemblePredictor:
+    """Return one property of an ensemble's file; see `load_model` and `EnsembleModel.view`."""
+    return load_model(path).view(column)
 
 
 @lru_cache(maxsize=16)

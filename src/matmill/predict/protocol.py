@@ -1,8 +1,10 @@
 """What every predictor promises, and where predictors come from."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,11 +14,16 @@ from torch import Tensor
 
 from matmill import registry
 from matmill.crystals.batch import CrystalBatch
-from matmill.errors import InputError, UnknownNameError
+from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.quantities import QUANTITIES, find
 
 ASSETS = Path(__file__).parents[1] / "assets" / "predictors"
 DEFAULT_COVERAGE = 0.9
+# Kind of a file, as its card says -> the function of (path, column) that opens it.
+FILE_KINDS = {
+    "matmill predictor": "matmill.predict.ensemble:open_predictor",
+    "matmill tabular predictor": "matmill.predict.tabular.files:open_predictor",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +104,7 @@ def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Pr
     if text in registry.predictors.names() and text not in registry.predictors.targets:
         return registry.predictors.load(text)()
     if text.endswith(".safetensors") or Path(text).with_suffix(".safetensors").is_file():
-        return load_model(Path(text)).view(column)
+        return load_file(Path(text), column=column)
     try:
         quantity = find(text)
     except UnknownNameError as error:
@@ -109,6 +116,26 @@ def load_predictor(name_or_path: str | Path, *, column: str | None = None) -> Pr
         if quantity.column in model.columns:
             return model.view(quantity.column)
     raise UnknownNameError("predictor", text, available())
+
+
+def load_file(path: Path, *, column: str | None = None) -> Predictor:
+    """Return the predictor in a file, of whatever kind its card says.
+
+    Raises:
+        UnknownNameError: If the file does not predict ``column``.
+        DataError: If the file is missing, damaged or no predictor.
+    """
+    from matmill.training import checkpoint
+
+    file = checkpoint.weights_path(path)
+    if not file.exists():
+        raise DataError(f"There is no predictor {file}.")
+    card_file = checkpoint.card_path(file)
+    kind = (
+        json.loads(card_file.read_text(encoding="utf-8")).get("kind") if card_file.exists() else ""
+    )
+    module, _, attribute = FILE_KINDS.get(kind, FILE_KINDS["matmill predictor"]).partition(":")
+    return getattr(import_module(module), attribute)(file, column)
 
 
 @lru_cache(maxsize=1)

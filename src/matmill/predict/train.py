@@ -17,8 +17,9 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
-from matmill.predict.ensemble import KIND, EnsembleModel, graphs_for, load_model, make_network
+from matmill.predict.ensemble import KIND, EnsembleModel, load_model
 from matmill.predict.finish import calibrate_model, describe_domain
+from matmill.predict.networks import graphs_for, make_network
 from matmill.predict.protocol import shipped_files
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
