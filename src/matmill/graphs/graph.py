@@ -21,15 +21,17 @@ _CHUNK_CRYSTALS = 2000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """Nearest neighbours of every atom of a batch.
+    """Nearest neighbours of every node of a batch; a node is an atom unless nodes were merged.
 
     Attributes:
-        n_atoms: Atoms of each crystal, ``(n_crystals,)``.
+        n_atoms: Nodes of each crystal, ``(n_crystals,)``.
         atomic_numbers: Z of each atom, ``(n_atoms_total,)``.
         neighbor: Row of each neighbour in this graph, nearest first, ``(n_atoms_total, k)``;
             the atom itself where there is no further neighbour.
         distance: In Å, ``(n_atoms_total, k)`` float32; the cutoff where there is no neighbour.
         mask: True where there is a neighbour, ``(n_atoms_total, k)``.
+        weight: How many atoms of the cell, or which amount of a formula, each node stands for,
+            ``(n_atoms_total,)`` float32; 1 by default. Networks pool with it.
     """
 
     n_atoms: Int[Tensor, " n_crystals"]
@@ -37,6 +39,12 @@ class Graph:
     neighbor: Int[Tensor, "n_atoms_total k"]
     distance: Float[Tensor, "n_atoms_total k"]
     mask: Bool[Tensor, "n_atoms_total k"]
+    weight: Float[Tensor, " n_atoms_total"] = None  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self) -> None:
+        if self.weight is None:
+            ones = torch.ones(len(self.atomic_numbers), device=self.atomic_numbers.device)
+            object.__setattr__(self, "weight", ones)
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -66,6 +74,7 @@ class Graph:
             neighbor=self.neighbor[rows] + shift,
             distance=self.distance[rows],
             mask=self.mask[rows],
+            weight=self.weight[rows],
         )
 
     def to(self, device: str | torch.device) -> "Graph":
@@ -76,15 +85,28 @@ class Graph:
             neighbor=self.neighbor.to(device),
             distance=self.distance.to(device),
             mask=self.mask.to(device),
+            weight=self.weight.to(device),
         )
 
 
 def build(
-    batch: CrystalBatch, k: int = 12, cutoff: float = 8.0, *, on_event: OnEvent = ignore
+    batch: CrystalBatch,
+    k: int = 12,
+    cutoff: float = 8.0,
+    *,
+    is_merged: bool = False,
+    on_event: OnEvent = ignore,
 ) -> Graph:
     """Return the graph of the ``k`` nearest neighbours within ``cutoff`` Å.
 
     Atoms with fewer neighbours are padded and masked. Ties are broken the same way every time.
+
+    Args:
+        batch: Any number of crystals.
+        k: Neighbours of each atom.
+        cutoff: Farthest neighbour in Å.
+        is_merged: Make atoms that no network can tell apart one node; see `graphs.asymmetric`.
+        on_event: Told about progress.
 
     Raises:
         InputError: If a cell is flat or holds numbers that are not finite.
@@ -94,29 +116,38 @@ def build(
         row = int(torch.nonzero(~is_finite)[0])
         name = batch.ids[row] if batch.ids else f"number {row}"
         raise InputError(f"Crystal {name} has no volume; its neighbours are not defined.")
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[Graph] = []
     for start in range(0, len(batch), _CHUNK_CRYSTALS):
         stop = min(start + _CHUNK_CRYSTALS, len(batch))
         piece = batch.select(torch.arange(start, stop)) if len(batch) > _CHUNK_CRYSTALS else batch
-        neighbor, distance, mask = _rectangle(piece, k, cutoff)
-        shift = int(batch.offsets[start])
-        parts.append((neighbor + shift, distance, mask))
+        parts.append(_piece(piece, k, cutoff))
+        if is_merged:
+            from matmill.graphs.asymmetric import merged
+
+            parts[-1] = merged(parts[-1])
         if len(batch) > _CHUNK_CRYSTALS:
             on_event(Event(stage="graphs", done=stop, total=len(batch)))
-    if not parts:
-        empty = torch.zeros(0, k)
-        parts = [(empty.int(), empty, empty.bool())]
+    return joined(parts) if parts else _piece(batch, k, cutoff)
+
+
+def joined(graphs: Sequence[Graph]) -> Graph:
+    """Return several graphs, at least one, of equal k as one, in this order."""
+    if len(graphs) == 1:
+        return graphs[0]
+    sizes = [len(graph.atomic_numbers) for graph in graphs]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return Graph(
-        n_atoms=batch.n_atoms,
-        atomic_numbers=batch.atomic_numbers,
-        neighbor=torch.cat([part[0] for part in parts]),
-        distance=torch.cat([part[1] for part in parts]),
-        mask=torch.cat([part[2] for part in parts]),
+        n_atoms=torch.cat([graph.n_atoms for graph in graphs]),
+        atomic_numbers=torch.cat([graph.atomic_numbers for graph in graphs]),
+        neighbor=torch.cat([g.neighbor + start for g, start in zip(graphs, starts, strict=True)]),
+        distance=torch.cat([graph.distance for graph in graphs]),
+        mask=torch.cat([graph.mask for graph in graphs]),
+        weight=torch.cat([graph.weight for graph in graphs]),
     )
 
 
-def _rectangle(batch: CrystalBatch, k: int, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, distances and mask of the neighbours, padded to k columns."""
+def _piece(batch: CrystalBatch, k: int, cutoff: float) -> Graph:
+    """Return the graph of a batch, neighbours padded to k columns."""
     edges = nearest(batch, k, cutoff=cutoff)
     n = len(batch.atomic_numbers)
     device = edges.source.device
@@ -129,7 +160,13 @@ def _rectangle(batch: CrystalBatch, k: int, cutoff: float) -> tuple[Tensor, Tens
     neighbor[edges.source, column] = edges.target.int()
     distance[edges.source, column] = edges.distance.float()
     mask[edges.source, column] = True
-    return neighbor, distance, mask
+    return Graph(
+        n_atoms=batch.n_atoms,
+        atomic_numbers=batch.atomic_numbers,
+        neighbor=neighbor,
+        distance=distance,
+        mask=mask,
+    )
 
 
 def build_cached(
@@ -138,13 +175,14 @@ def build_cached(
     cutoff: float = 8.0,
     *,
     folder: Path,
+    is_merged: bool = False,
     on_event: OnEvent = ignore,
 ) -> Graph:
     """Return `build` of the batch, kept in ``folder`` under a hash of structures and settings."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = hashlib.sha256(f"v2|{k}|{cutoff}".encode())
+    digest = hashlib.sha256(f"v3|{k}|{cutoff}|{is_merged}".encode())
     for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
         digest.update(values.cpu().contiguous().numpy().tobytes())
     path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"
@@ -153,10 +191,10 @@ def build_cached(
             return Graph(**load_file(path))
         except (SafetensorError, TypeError) as error:
             raise DataError(f"The cached graph {path} is damaged; delete it.") from error
-    graph = build(batch, k, cutoff, on_event=on_event)
+    graph = build(batch, k, cutoff, is_merged=is_merged, on_event=on_event)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.part")
-    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask")
+    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight")
     save_file({name: getattr(graph, name).contiguous() for name in fields}, partial)
     os.replace(partial, path)
     return graph

@@ -48,8 +48,9 @@ class CompositionNetwork(nn.Module):
         """Return the learned features of each composition."""
         n = len(graph)
         place = graph.crystal_index * N_ELEMENTS + graph.atomic_numbers.long()
-        counts = torch.bincount(place, minlength=n * N_ELEMENTS).view(n, N_ELEMENTS).float()
-        fractions = counts / counts.sum(1, keepdim=True).clamp_min(1.0)
+        counts = graph.weight.new_zeros(n * N_ELEMENTS).index_add(0, place, graph.weight)
+        counts = counts.view(n, N_ELEMENTS)
+        fractions = counts / counts.sum(1, keepdim=True)
         elements = self.embed(self.element_table) + self.offset.weight
         mean = fractions @ elements
         square = fractions @ elements.square() - mean.square()

@@ -107,7 +107,7 @@ class Cgcnn(nn.Module):
         absent = torch.nonzero(~graph.mask.flatten()).flatten()
         for layer in self.layers:
             atoms = layer(atoms, graph, absent)
-        pooled = torch.cat(pool(atoms, graph.crystal_index, len(graph)), dim=1)
+        pooled = torch.cat(pool(atoms, graph.crystal_index, len(graph), graph.weight), dim=1)
         features = functional.softplus(self.after(functional.softplus(pooled)))
         return functional.softplus(self.hidden(features))
 
@@ -124,14 +124,16 @@ def pool(
     atoms: Float[Tensor, "n_atoms_total width"],
     crystal_index: Int[Tensor, " n_atoms_total"],
     n_crystals: int,
+    weight: Float[Tensor, " n_atoms_total"],
 ) -> tuple[Float[Tensor, "n_crystals width"], Float[Tensor, "n_crystals width"]]:
-    """Return mean and standard deviation over the atoms of each crystal."""
+    """Return mean and standard deviation over the atoms of each crystal, by their weight."""
     atoms = atoms.float()
-    counts = torch.bincount(crystal_index, minlength=n_crystals).clamp_min(1)[:, None]
     zeros = atoms.new_zeros(n_crystals, atoms.shape[1])
-    mean = zeros.index_add(0, crystal_index, atoms) / counts
+    total = weight.new_zeros(n_crystals).index_add(0, crystal_index, weight)
+    share = (weight / total[crystal_index])[:, None]
+    mean = zeros.index_add(0, crystal_index, atoms * share)
     spread = (atoms - mean[crystal_index]).square()
-    variance = zeros.index_add(0, crystal_index, spread) / counts
+    variance = zeros.index_add(0, crystal_index, spread * share)
     return mean, (variance + 1e-6).sqrt()
 
 

@@ -125,9 +125,10 @@ def test_the_noise_head_does_not_train_the_rest():
 def test_pooling_equals_a_loop():
     atoms = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     index = torch.tensor([0, 0, 1, 2, 2, 2, 2])
-    mean, std = pool(atoms, index, 3)
+    weight = torch.tensor([1, 3, 2, 1, 1, 2, 1])
+    mean, std = pool(atoms, index, 3, weight.float())
     for i in range(3):
-        rows = atoms[index == i]
+        rows = atoms[index == i].repeat_interleave(weight[index == i], dim=0)
         torch.testing.assert_close(mean[i], rows.mean(0))
         expected = (rows.var(0, unbiased=False) + 1e-6).sqrt()
         torch.testing.assert_close(std[i], expected, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,92 @@
+"""Fewer nodes for the same answer: atoms that no network can tell apart become one.
+
+Atoms of one orbit of the space group have equal surroundings, so message passing gives them equal
+features; one node that counts as many times is enough. The same holds for the copies in a
+supercell. What counts is the graph, not the space group: the neighbours of equivalent atoms can
+be cut differently where the last of k are equally far. So the classes are found on the graph
+itself, by colour refinement (Weisfeiler and Leman, 1968): start from the elements, and divide
+classes until atoms of a class agree in the distances and classes of all their neighbours.
+"""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from matmill.graphs.graph import Graph
+
+TOLERANCE_ANGSTROM = 3e-4
+"""Sorted distances of a crystal that are closer than this are one and the same distance."""
+
+_WIDEST = 1e-3  # Å; many almost equal distances in a row are divided at least so finely
+_MIX = (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85, 0x27BB2EE687B0B0FD)
+
+
+def merged(graph: Graph) -> Graph:
+    """Return the graph with indistinguishable atoms of a crystal as one node, by weight.
+
+    A network that passes messages along the edges and pools by weight gives the same output in
+    evaluation mode, up to the tolerance on distances. Edges lead to the node that stands for the
+    neighbour; the order of crystals stays.
+    """
+    if not len(graph.atomic_numbers):
+        return graph
+    classes = _classes(graph)
+    n_classes = int(classes.max()) + 1
+    rows = torch.arange(len(classes), device=classes.device)
+    first = rows.new_full((n_classes,), len(classes)).scatter_reduce(0, classes, rows, "amin")
+    kept = first.sort().values
+    place = torch.full_like(rows, -1)
+    place[kept] = torch.arange(n_classes, device=rows.device)
+    node = place[first[classes]]
+    weight = graph.weight.new_zeros(n_classes).index_add(0, node, graph.weight)
+    return Graph(
+        n_atoms=torch.bincount(graph.crystal_index[kept], minlength=len(graph)),
+        atomic_numbers=graph.atomic_numbers[kept],
+        neighbor=node[graph.neighbor[kept].long()].to(graph.neighbor.dtype),
+        distance=graph.distance[kept],
+        mask=graph.mask[kept],
+        weight=weight,
+    )
+
+
+def _classes(graph: Graph) -> Int[Tensor, " n_atoms_total"]:
+    """Return the class of every atom, numbered from 0; classes never span two crystals."""
+    length = _mixed(_lengths(graph), _MIX[0])
+    neighbor, crystal = graph.neighbor.long(), graph.crystal_index
+    classes = crystal * 128 + graph.atomic_numbers.long()
+    classes = torch.unique(classes, return_inverse=True)[1]
+    n_classes = int(classes.max()) + 1
+    while True:
+        # The sum of well-mixed numbers does not depend on the order of the neighbours.
+        met = _mixed(length + _mixed(classes, _MIX[1])[neighbor], _MIX[2])
+        met = met.masked_fill(~graph.mask, 0).sum(1)
+        seen = _mixed(met + _mixed(classes, _MIX[1]), _MIX[0])
+        classes = torch.unique(seen, return_inverse=True)[1]
+        n_before, n_classes = n_classes, int(classes.max()) + 1
+        if n_classes == n_before:
+            return classes
+
+
+def _lengths(graph: Graph) -> Int[Tensor, "n_atoms_total k"]:
+    """Return a number for every distance, the same for the same distance of a crystal."""
+    n, k = graph.distance.shape
+    crystal = graph.crystal_index.repeat_interleave(k)
+    # Crystals one after the other on one axis, far apart.
+    position = graph.distance.flatten().double() + 1000.0 * crystal
+    values, order = position.sort()
+    is_new = torch.ones_like(values, dtype=torch.bool)
+    is_new[1:] = values.diff() > TOLERANCE_ANGSTROM
+    group = is_new.cumsum(0) - 1
+    start = values[is_new][group]
+    finer = ((values - start) / _WIDEST).long()
+    number = torch.empty_like(group)
+    number[order] = group * 4096 + finer.clamp_max(4095)
+    return number.view(n, k)
+
+
+def _mixed(values: Int[Tensor, "*shape"], factor: int) -> Int[Tensor, "*shape"]:
+    """Return integers whose bits all depend on all bits of the given ones (wrapping around)."""
+    values = (values + factor) * _MIX[0]
+    values = (values ^ (values >> 29)) * _MIX[1]
+    values = (values ^ (values >> 32)) * _MIX[2]
+    return values ^ (values >> 29)
