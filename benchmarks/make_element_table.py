@@ -17,7 +17,29 @@ from smact.utils.oxidation import ICSD24OxStatesFilter
 
 ASSETS = Path(__file__).parents[1] / "src" / "matmill" / "assets"
 SYMBOLS = [Element.from_Z(z).symbol for z in range(1, 119)]
+HARTREE_EV = 27.211386
+BOHR_ANGSTROM = 0.52917721
 NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
+# fmt: off
+PYYKKO_PM = (
+    32, 46, 133, 102, 85, 75, 71, 63, 64, 67, 155, 139, 126, 116, 111, 103, 99, 96, 196, 171, 148,
+    136, 134, 122, 119, 116, 111, 110, 112, 118, 124, 121, 121, 116, 114, 117, 210, 185, 163, 154,
+    147, 138, 128, 125, 125, 120, 128, 136, 142, 140, 140, 136, 133, 131, 232, 196, 180, 163, 176,
+    174, 173, 172, 168, 169, 168, 167, 166, 165, 164, 170, 162, 152, 146, 137, 131, 129, 122, 123,
+    124, 133, 144, 144, 151, 145, 147, 142, 223, 201, 186, 175, 169, 170, 171, 172, 166, 166, 168,
+    168, 165, 167, 173, 176, 161, 157, 149, 143, 141, 134, 129, 128, 121, 122, 136, 143, 162, 175,
+    165, 157,
+)
+POLARIZABILITY_BOHR3 = (
+    4.50711, 1.38375, 164.1125, 37.74, 20.5, 11.3, 7.4, 5.3, 3.74, 2.6611, 162.7, 71.2, 57.8, 37.3,
+    25, 19.4, 14.6, 11.083, 289.7, 160.8, 97, 100, 87, 83, 68, 62, 55, 49, 46.5, 38.67, 50, 40, 30,
+    28.9, 21, 16.78, 319.8, 197.2, 162, 112, 98, 87, 79, 72, 66, 26.14, 55, 46, 65, 53, 43, 38,
+    32.9, 27.32, 400.9, 272, 215, 205, 216, 208, 200, 192, 184, 158, 170, 163, 156, 150, 144, 139,
+    137, 103, 74, 68, 62, 57, 54, 48, 36, 33.91, 50, 47, 48, 44, 42, 35, 317.8, 246, 203, 217, 154,
+    129, 151, 132, 131, 144, 125, 122, 118, 113, 109, 110, 320, 112, 42, 40, 38, 36, 34, 32, 32,
+    28, 29, 31, 70, 67, 62, 58,
+)
+# fmt: on
 SMACT_FILES = {
     "smact14": "oxidation_states.txt",
     "icsd16": "oxidation_states_icsd.txt",
@@ -49,6 +71,23 @@ def aufbau(element):
     core = {(n, s) for n, s, _ in Element.from_Z(core_z).full_electronic_structure}
     inner = [x for x in shells if (x[0], x[1]) in core]
     return inner + [x for x in shells if (x[0], x[1]) not in core]
+
+
+def number_of(text):
+    """The number at the start of a value of pymatgen, which may carry remarks."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def highest_orbital(element, letter):
+    """Energy of the highest atomic orbital of one kind outside the noble-gas core, in eV."""
+    if not valence(element, letter):
+        return None
+    orbitals = element.data["Atomic orbitals"] or {}
+    energies = [e for name, e in orbitals.items() if name[1] == letter]
+    return max(energies) * HARTREE_EV if energies else None
 
 
 def cell(get, element):
@@ -85,6 +124,38 @@ COLUMNS = {
     "n_valence_p": ("electrons", "outside the noble-gas core", lambda e: valence(e, "p")),
     "n_valence_d": ("electrons", "outside the noble-gas core", lambda e: valence(e, "d")),
     "n_valence_f": ("electrons", "outside the noble-gas core", lambda e: valence(e, "f")),
+    "pyykko_radius": (
+        "angstrom",
+        "single bonds, Pyykkö and Atsumi 2009",
+        lambda e: PYYKKO_PM[e.Z - 1] / 100,
+    ),
+    "polarizability": (
+        "angstrom^3",
+        "free atom, Schwerdtfeger and Nagle 2018, update of 2020",
+        lambda e: POLARIZABILITY_BOHR3[e.Z - 1] * BOHR_ANGSTROM**3,
+    ),
+    "metallic_radius": (
+        "angstrom",
+        "pymatgen",
+        lambda e: number_of(e.data["Metallic radius"]),
+    ),
+    "density": ("kg/m^3", "of the solid, pymatgen", lambda e: e.density_of_solid),
+    "bulk_modulus": ("GPa", "pymatgen", lambda e: e.bulk_modulus),
+    "orbital_s_energy": (
+        "eV",
+        "highest valence s level of the free atom in LDA, NIST, as in pymatgen",
+        lambda e: highest_orbital(e, "s"),
+    ),
+    "orbital_p_energy": (
+        "eV",
+        "highest valence p level of the free atom in LDA, NIST, as in pymatgen",
+        lambda e: highest_orbital(e, "p"),
+    ),
+    "orbital_d_energy": (
+        "eV",
+        "highest valence d level of the free atom in LDA, NIST, as in pymatgen",
+        lambda e: highest_orbital(e, "d"),
+    ),
     "is_metal": ("", "SMACT 4.0 list of metals", lambda e: e.symbol in smact.metals),
 }
 
