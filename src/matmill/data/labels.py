@@ -7,7 +7,7 @@ from pathlib import Path
 from matmill.errors import DataError, UnknownNameError
 from matmill.quantities import find
 
-_ID_NAMES = ("id", "material_id", "ids", "name", "file", "filename", "cif_id", "mp_id", "jid")
+ID_NAMES = ("id", "material_id", "ids", "name", "file", "filename", "cif_id", "mp_id", "jid")
 _EMPTY = frozenset({"", "nan", "na", "n/a", "none", "null", "-", "?"})
 _FLAGS = {"true": 1.0, "false": 0.0}
 _MAX_SHOWN = 5  # examples in a message; the count is always given
@@ -119,6 +119,18 @@ def read_labels(path: Path, id_column: str | None = None) -> Labels:
         UnknownNameError: If ``id_column`` is not a column; lists those that exist.
         DataError: If the file cannot be read, has ragged rows, or ids are missing or repeated.
     """
+    columns = read_cells(path)
+    labels = Labels(path=path, id_column=_find_id(path, list(columns), id_column), columns=columns)
+    _check_ids(labels)
+    return labels
+
+
+def read_cells(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the stripped cells of a CSV by column; see `read_labels` for files without header.
+
+    Raises:
+        DataError: If the file cannot be read, is empty or has ragged rows.
+    """
     try:
         # CIF text inside a cell can be longer than the default limit of 128 kB.
         csv.field_size_limit(2**31 - 1)
@@ -144,12 +156,9 @@ def read_labels(path: Path, id_column: str | None = None) -> Labels:
         )
     if len(set(header)) != len(header):
         raise DataError(f"{path} names a column twice: {', '.join(header)}.")
-    columns = {
+    return {
         name: tuple(row[position].strip() for row in rows) for position, name in enumerate(header)
     }
-    labels = Labels(path=path, id_column=_find_id(path, header, id_column), columns=columns)
-    _check_ids(labels)
-    return labels
 
 
 def _find_id(path: Path, header: list[str], wanted: str | None) -> str:
@@ -158,7 +167,7 @@ def _find_id(path: Path, header: list[str], wanted: str | None) -> str:
             raise UnknownNameError(f"column of {path.name}", wanted, header)
         return wanted
     usual = {name.lower(): name for name in header}
-    return next((usual[name] for name in _ID_NAMES if name in usual), header[0])
+    return next((usual[name] for name in ID_NAMES if name in usual), header[0])
 
 
 def _check_ids(labels: Labels) -> None:

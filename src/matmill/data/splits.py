@@ -17,6 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch
+from matmill.data.compositions import LabelledCompositions, Table, items
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.randomness import child
@@ -74,7 +76,7 @@ class Split:
         part.replace(path)
 
     @classmethod
-    def load(cls, path: Path, table: LabelledCrystals | None = None) -> "Split":
+    def load(cls, path: Path, table: Table | None = None) -> "Split":
         """Read a split and check it, also against ``table`` when given.
 
         Raises:
@@ -106,7 +108,7 @@ class Split:
 
 
 def split(
-    data: LabelledCrystals | CrystalBatch,
+    data: Table | CrystalBatch | CompositionBatch,
     kind: Kind = "random",
     *,
     seed: int = 0,
@@ -146,10 +148,10 @@ def split(
     if kind == "matbench" and n_folds is None:
         n_folds = 5
     _check(fractions, n_folds, fold)
-    table = data if isinstance(data, LabelledCrystals) else LabelledCrystals(crystals=data)
-    batch = table.crystals
+    table = _table(data)
+    batch = items(table)
     if len(batch) < 2:
-        raise InputError(f"{len(batch)} crystal(s) cannot be divided; at least 2 are needed.")
+        raise InputError(f"{len(batch)} row(s) cannot be divided; at least 2 are needed.")
     settings: dict[str, Any] = {"seed": seed, "fractions": list(fractions)}
     if n_folds is not None and kind != "element":
         settings |= {"n_folds": n_folds, "fold": fold}
@@ -241,15 +243,27 @@ def _is_binary(labels: Tensor) -> bool:
     return bool(((labels == 0) | (labels == 1)).all())
 
 
-def _groups(table: LabelledCrystals, kind: str, symprec: float) -> Tensor:
+def _table(data: Table | CrystalBatch | CompositionBatch) -> Table:
+    if isinstance(data, CrystalBatch):
+        return LabelledCrystals(crystals=data)
+    return LabelledCompositions(compositions=data) if isinstance(data, CompositionBatch) else data
+
+
+def _groups(table: Table, kind: str, symprec: float) -> Tensor:
     """Return a group number for each row."""
-    batch = table.crystals
+    batch = items(table)
     if kind == "random":
         return torch.arange(len(batch))
     if kind == "formula":
         return _numbered(batch.formula)
+    if not isinstance(table, LabelledCrystals):
+        raise InputError(
+            "A split by prototype needs structures, and this table has compositions only. Split "
+            "by formula, element, or at random."
+        )
     from matmill.crystals.composition import anonymous_formulas
 
+    batch = table.crystals
     space_groups = _space_groups(table, symprec).tolist()
     return _numbered(tuple(zip(anonymous_formulas(batch), space_groups, strict=True)))
 
@@ -332,13 +346,16 @@ def _split_rest(
 
 
 def _hold_out(
-    batch: CrystalBatch, elements: Sequence[str], share: float, rng: torch.Generator
+    batch: CrystalBatch | CompositionBatch,
+    elements: Sequence[str],
+    share: float,
+    rng: torch.Generator,
 ) -> tuple[tuple[str, ...], Tensor]:
     """Return the held-out elements and which rows have one of them."""
     from matmill.crystals.composition import element_counts
     from matmill.crystals.elements import SYMBOLS, number
 
-    has = element_counts(batch) > 0
+    has = (element_counts(batch) if isinstance(batch, CrystalBatch) else batch.amounts) > 0
     if elements:
         numbers = [number(symbol) for symbol in elements]
         absent = [

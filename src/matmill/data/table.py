@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,43 @@ from matmill.progress import OnEvent, ignore
 _STRUCTURE_SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
 _TEXT_COLUMNS = ("cif", "cif_text", "structure")
 _NOT_NOTES = frozenset({"material_id", "formula"})
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What every table of labelled rows offers, whatever its rows are."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One id per row."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What it was opened from."""
+        ...
+
+    @property
+    def complaints(self) -> tuple[Complaint, ...]:
+        """What could not be used."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def column_name(self, name: str) -> str:
+        """Return the column that ``name`` stands for."""
+        ...
+
+    def column(self, name: str) -> Tensor:
+        """Return one numeric column."""
+        ...
+
+    def select(self, index: Tensor) -> Any:  # noqa: ANN401 - a table of the same kind
+        """Return these rows."""
+        ...
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,8 +235,8 @@ def open_table(
 
 
 def require_target(
-    table: LabelledCrystals, target: str, on_missing: Literal["error", "drop"] = "drop"
-) -> LabelledCrystals:
+    table: RowsT, target: str, on_missing: Literal["error", "drop"] = "drop"
+) -> RowsT:
     """Return the table with ``target`` set and known in every row.
 
     Raises:
@@ -209,7 +246,7 @@ def require_target(
     column = table.column_name(target)
     is_known = torch.isfinite(table.column(column))
     missing = [table.ids[row] for row in torch.nonzero(~is_known).flatten().tolist()]
-    table = replace(table, target=column)
+    table = replace(table, target=column)  # pyright: ignore[reportArgumentType]
     if not missing:
         return table
     if len(missing) == len(table):
@@ -222,8 +259,8 @@ def require_target(
     complaint = Complaint(
         file=table.source, row=0, reason=reason, remedy="These rows were left out."
     )
-    table = table.select(is_known)
-    return replace(table, complaints=(*table.complaints, complaint))
+    kept = table.select(is_known)
+    return replace(kept, complaints=(*table.complaints, complaint))
 
 
 def _open_csv(

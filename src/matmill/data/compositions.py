@@ -1,0 +1,326 @@
+"""`LabelledCompositions`: formulas with labels, for materials whose structure nobody knows."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch, read_formulas
+from matmill.crystals.records import Complaint, atomic
+from matmill.data.labels import (
+    ID_NAMES,
+    check_unique,
+    match_column,
+    parse_number,
+    read_cells,
+    shown,
+)
+from matmill.data.table import LabelledCrystals, require_target
+from matmill.errors import DataError, InputError, UnknownNameError
+
+FORMULA_COLUMNS = (
+    "formula",
+    "composition",
+    "reduced_formula",
+    "formula_pretty",
+    "pretty_formula",
+    "chemical_formula",
+    "full_formula",
+    "compound",
+    "alloy",
+)
+"""Usual names of a column of formulas, in the order in which they are looked for."""
+
+_Cells: TypeAlias = dict[str, tuple[str | None, ...]]
+_Numbers: TypeAlias = dict[str, Float[Tensor, " n_rows"]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledCompositions:
+    """Compositions whose properties are labels, with text columns beside them.
+
+    It has the surface of `LabelledCrystals`, so what needs no structure takes either.
+
+    Attributes:
+        compositions: What the materials are made of; numeric labels are its ``properties``, NaN
+            where unknown.
+        notes: Text columns such as ``split``, ``n_compositions`` cells each.
+        source: What it was opened from.
+        target: Column that was asked for as target; None when nobody asked.
+        complaints: What could not be used, row by row.
+    """
+
+    compositions: CompositionBatch
+    notes: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+    source: str = ""
+    target: str | None = None
+    complaints: tuple[Complaint, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, cells in self.notes.items():
+            if len(cells) != len(self.compositions):
+                raise InputError(
+                    f"Text column '{name}' has {len(cells)} cells for {len(self.compositions)} "
+                    "compositions."
+                )
+
+    def __len__(self) -> int:
+        return len(self.compositions)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One id per row; row numbers when the source had none."""
+        return self.compositions.ids or tuple(str(row) for row in range(len(self)))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all numeric columns."""
+        return list(self.compositions.properties)
+
+    def column_name(self, name: str) -> str:
+        """Return the column that ``name`` stands for; see `LabelledCrystals.column_name`.
+
+        Raises:
+            UnknownNameError: If no column, or more than one, fits; lists all columns.
+        """
+        column = match_column(name, self.columns)
+        if column is None:
+            raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
+        return column
+
+    def column(self, name: str) -> Float[Tensor, " n_compositions"]:
+        """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
+        return self.compositions.properties[self.column_name(name)]
+
+    def select(
+        self, index: Int[Tensor, " n_wanted"] | Bool[Tensor, " n_compositions"] | Sequence[int]
+    ) -> "LabelledCompositions":
+        """Return these rows, in this order. A bool mask works too."""
+        index = torch.as_tensor(index)
+        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()
+        rows = index.tolist()
+        notes = {name: tuple(cells[row] for row in rows) for name, cells in self.notes.items()}
+        return replace(self, compositions=self.compositions.select(index), notes=notes)
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of compositions, ids, labels and notes, 32 hex digits; order counts."""
+        return _content_hash(self.compositions, self.notes)
+
+    @cached_property
+    def structure_hash(self) -> str:
+        """Content hash of compositions and ids only: labels may be added without changing it."""
+        return _content_hash(replace(self.compositions, properties={}), {})
+
+    def save(self, path: Path) -> None:
+        """Write the table as Parquet; `open_compositions` reads it back.
+
+        Raises:
+            InputError: If the path does not end in ``.parquet``.
+        """
+        if path.suffix.lower() != ".parquet":
+            raise InputError(f"Compositions are written as Parquet; '{path.name}' is not.")
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, pa.Array] = {
+            "material_id": pa.array(self.ids),
+            "formula": pa.array(written_formulas(self.compositions)),
+        }
+        for name, values in self.compositions.properties.items():
+            columns[name] = pa.array(values.double().numpy(), from_pandas=True)
+        for name, cells in self.notes.items():
+            columns[name] = pa.array(cells, type=pa.string())
+        with atomic(path) as part:
+            pq.write_table(pa.table(columns), part, compression="zstd")
+
+
+Table: TypeAlias = LabelledCrystals | LabelledCompositions
+
+
+def items(table: Table) -> CrystalBatch | CompositionBatch:
+    """Return what a table is about: its crystals or its compositions."""
+    return table.crystals if isinstance(table, LabelledCrystals) else table.compositions
+
+
+def written_formulas(batch: CompositionBatch) -> list[str]:
+    """Return the amounts as text that reads back to the same numbers, elements by Z."""
+    from matmill.crystals.elements import SYMBOLS
+
+    texts = [""] * len(batch)
+    rows, numbers = torch.nonzero(batch.amounts, as_tuple=True)
+    amounts = batch.amounts[rows, numbers].tolist()
+    for row, z, amount in zip(rows.tolist(), numbers.tolist(), amounts, strict=True):
+        texts[row] += SYMBOLS[z] + (f"{amount:.0f}" if amount.is_integer() else repr(amount))
+    return texts
+
+
+def open_compositions(
+    path: str | os.PathLike[str], *, target: str | None = None, formula_column: str | None = None
+) -> LabelledCompositions:
+    """Open a CSV or Parquet file with a column of formulas.
+
+    Numbers become labels, ``true`` and ``false`` become 1 and 0, text becomes notes. A row whose
+    formula cannot be read is left out, with a complaint.
+
+    Args:
+        path: The file. An id column (``id``, ``material_id``, …) is used where there is one.
+        target: Column that must be there. An empty cell in it is an error for a CSV, where it is
+            likely a slip; such rows of a Parquet file are left out, with one complaint.
+        formula_column: Column of the formulas; by default the first with a usual name
+            (`FORMULA_COLUMNS`).
+
+    Raises:
+        InputError: If the path does not exist or is of another kind.
+        UnknownNameError: If a column is missing; lists those that exist.
+        DataError: If no formula can be read, ids repeat, or a target is not a number.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There is no file '{path}'.")
+    kind = path.suffix.lower()
+    if kind not in {".csv", ".parquet"}:
+        raise InputError(f"Compositions are read from .csv or .parquet files, not from '{path}'.")
+    if kind == ".csv":
+        numbers, texts = _cells_of_csv(path)
+    else:
+        numbers, texts = _cells_of_parquet(path)
+    name = _formula_column(path, texts, list(numbers), formula_column)
+    batch, rows, complaints = read_formulas(texts.pop(name), str(path))
+    if not len(batch):
+        why = f": {complaints[0].reason}" if complaints else ""
+        raise DataError(f"No formula in column '{name}' of {path} can be read{why}.")
+    if target is not None:
+        _check_target(path, target, numbers, texts)
+    ids = _ids(path, numbers, texts)
+    places = rows.tolist()
+    batch = replace(
+        batch,
+        ids=tuple(ids[place] for place in places) if ids else (),
+        properties={column: values[rows] for column, values in numbers.items()},
+    )
+    table = LabelledCompositions(
+        compositions=batch,
+        notes={column: tuple(cells[p] for p in places) for column, cells in texts.items()},
+        source=str(path),
+        complaints=tuple(complaints),
+    )
+    if target is None:
+        return table
+    return require_target(table, target, "error" if kind == ".csv" else "drop")
+
+
+def _cells_of_csv(path: Path) -> tuple[_Numbers, _Cells]:
+    numbers: _Numbers = {}
+    texts: _Cells = {}
+    for name, cells in read_cells(path).items():
+        values = [parse_number(cell) for cell in cells]
+        if name.lower() in ID_NAMES or name.lower() in FORMULA_COLUMNS or None in values:
+            texts[name] = tuple(cell or None for cell in cells)
+        else:
+            numbers[name] = torch.tensor(values, dtype=torch.float64)
+    return numbers, texts
+
+
+def _cells_of_parquet(path: Path) -> tuple[_Numbers, _Cells]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        wanted = [c.name for c in schema if pa.types.is_primitive(c.type) or _is_text(c.type)]
+        sheet = pq.read_table(path, columns=wanted)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"Cannot read {path} as Parquet: {error}.") from error
+    numbers: _Numbers = {}
+    texts: _Cells = {}
+    for name in wanted:
+        column = sheet.column(name)
+        kind = column.type
+        if _is_text(kind):
+            texts[name] = tuple(column.to_pylist())
+        elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            numbers[name] = torch.tensor(column.cast(pa.float64()).to_numpy())
+    return numbers, texts
+
+
+def _is_text(kind: object) -> bool:
+    return str(kind) in {"string", "large_string", "string_view"}
+
+
+def _formula_column(path: Path, texts: _Cells, numeric: Sequence[str], wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in texts:
+            raise UnknownNameError(f"text column of {path.name}", wanted, list(texts))
+        return wanted
+    usual = {name.lower(): name for name in reversed(list(texts))}
+    found = next((usual[name] for name in FORMULA_COLUMNS if name in usual), None)
+    if found is None:
+        raise InputError(
+            f"{path} has no column of formulas (such as 'formula' or 'composition'); it has "
+            f"{', '.join([*texts, *numeric])}. Name it with formula_column."
+        )
+    return found
+
+
+def _check_target(path: Path, target: str, numbers: _Numbers, texts: _Cells) -> None:
+    """Check that the target is a column of numbers."""
+    if match_column(target, list(numbers)) is not None:
+        return
+    column = match_column(target, list(texts))
+    if column is None:
+        raise UnknownNameError(f"column of {path.name}", target, [*numbers, *texts])
+    wrong = [
+        f"row {row}: '{cell}'"
+        for row, cell in enumerate(texts[column], 1)
+        if cell is not None and parse_number(cell) is None
+    ]
+    raise DataError(
+        f"Column '{column}' of {path} has {len(wrong)} cell(s) that are not numbers: "
+        f"{shown(wrong)}. Write plain numbers, and leave the cell empty where the value is not "
+        "known."
+    )
+
+
+def _ids(path: Path, numbers: _Numbers, texts: _Cells) -> tuple[str, ...]:
+    """Take the column of ids out of the columns; empty where there is none."""
+    usual = {name.lower(): name for name in [*numbers, *texts]}
+    name = next((usual[name] for name in ID_NAMES if name in usual), None)
+    if name is None:
+        return ()
+    if name in numbers:
+        ids = tuple(f"{value:.0f}" for value in numbers.pop(name).tolist())
+    else:
+        ids = tuple(cell or "" for cell in texts.pop(name))
+    missing = [str(row) for row, cell in enumerate(ids, 1) if cell in {"", "nan"}]
+    if missing:
+        raise DataError(f"{len(missing)} row(s) of {path} have no '{name}': row {shown(missing)}.")
+    check_unique(ids, f"'{name}' of {path}")
+    return ids
+
+
+def _content_hash(batch: CompositionBatch, notes: dict[str, tuple[str | None, ...]]) -> str:
+    digest = hashlib.sha256()
+
+    def add(name: str, values: Tensor) -> None:
+        # float32 as for crystals; +0.0 makes -0.0 and 0.0 one value; all NaN get the same bits.
+        values = (values.float() + 0.0).nan_to_num(nan=torch.finfo(torch.float32).max)
+        digest.update(f"|{name}:{tuple(values.shape)}|".encode())
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+
+    add("amounts", batch.amounts)
+    for name in sorted(batch.properties):
+        add(name, batch.properties[name])
+    digest.update("\0".join(batch.ids).encode())
+    for name, cells in sorted(notes.items()):
+        digest.update(f"|{name}|".encode())
+        digest.update("\0".join("\1" if cell is None else cell for cell in cells).encode())
+    return digest.hexdigest()[:32]
