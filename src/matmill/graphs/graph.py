@@ -28,10 +28,13 @@ class Graph:
         atomic_numbers: Z of each atom, ``(n_atoms_total,)``.
         neighbor: Row of each neighbour in this graph, nearest first, ``(n_atoms_total, k)``;
             the atom itself where there is no further neighbour.
-        distance: In Å, ``(n_atoms_total, k)`` float32; the cutoff where there is no neighbour.
+        distance: In Å, ``(n_atoms_total, k)`` float32; where there is no neighbour the cutoff, or
+            the farthest distance of the node when equal edges were joined.
         mask: True where there is a neighbour, ``(n_atoms_total, k)``.
         weight: How many atoms of the cell, or which amount of a formula, each node stands for,
             ``(n_atoms_total,)`` float32; 1 by default. Networks pool with it.
+        count: How many equal edges each entry stands for, ``(n_atoms_total, k)`` float32; 1 by
+            default, 0 where there is no neighbour. Networks add messages with it.
     """
 
     n_atoms: Int[Tensor, " n_crystals"]
@@ -40,11 +43,14 @@ class Graph:
     distance: Float[Tensor, "n_atoms_total k"]
     mask: Bool[Tensor, "n_atoms_total k"]
     weight: Float[Tensor, " n_atoms_total"] = None  # pyright: ignore[reportAssignmentType]
+    count: Float[Tensor, "n_atoms_total k"] = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
         if self.weight is None:
             ones = torch.ones(len(self.atomic_numbers), device=self.atomic_numbers.device)
             object.__setattr__(self, "weight", ones)
+        if self.count is None:
+            object.__setattr__(self, "count", self.mask.float())
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -75,6 +81,7 @@ class Graph:
             distance=self.distance[rows],
             mask=self.mask[rows],
             weight=self.weight[rows],
+            count=self.count[rows],
         )
 
     def to(self, device: str | torch.device) -> "Graph":
@@ -86,6 +93,7 @@ class Graph:
             distance=self.distance.to(device),
             mask=self.mask.to(device),
             weight=self.weight.to(device),
+            count=self.count.to(device),
         )
 
 
@@ -105,7 +113,8 @@ def build(
         batch: Any number of crystals.
         k: Neighbours of each atom.
         cutoff: Farthest neighbour in Å.
-        is_merged: Make atoms that no network can tell apart one node; see `graphs.asymmetric`.
+        is_merged: Make atoms that no network can tell apart one node, and equal edges one edge;
+            see `graphs.asymmetric`.
         on_event: Told about progress.
 
     Raises:
@@ -143,6 +152,7 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         distance=torch.cat([graph.distance for graph in graphs]),
         mask=torch.cat([graph.mask for graph in graphs]),
         weight=torch.cat([graph.weight for graph in graphs]),
+        count=torch.cat([graph.count for graph in graphs]),
     )
 
 
@@ -182,7 +192,7 @@ def build_cached(
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = hashlib.sha256(f"v3|{k}|{cutoff}|{is_merged}".encode())
+    digest = hashlib.sha256(f"v4|{k}|{cutoff}|{is_merged}".encode())
     for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
         digest.update(values.cpu().contiguous().numpy().tobytes())
     path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"
@@ -194,7 +204,7 @@ def build_cached(
     graph = build(batch, k, cutoff, is_merged=is_merged, on_event=on_event)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.part")
-    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight")
+    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight", "count")
     save_file({name: getattr(graph, name).contiguous() for name in fields}, partial)
     os.replace(partial, path)
     return graph

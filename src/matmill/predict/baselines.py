@@ -1,5 +1,7 @@
 """Predictions from the composition alone: what a structure model has to beat."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class CompositionNetwork(nn.Module):
         hidden: Width of the layers after pooling.
     """
 
+    reads: ClassVar[str] = "composition"
     element_table: Tensor
 
     def __init__(self, n_targets: int, *, width: int = 64, hidden: int = 256) -> None:

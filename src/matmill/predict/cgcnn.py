@@ -5,6 +5,8 @@ For an edge from atom i to neighbour j, ``W [v_i; v_j; e_ij]`` equals
 once a grid distance (`graphs.radial.DistanceTable`), so no product runs over the edges.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -42,14 +44,12 @@ class CrystalConv(nn.Module):
         self,
         atoms: Float[Tensor, "n_atoms_total width"],
         graph: Graph,
-        absent: Int[Tensor, " n_absent"],
     ) -> Float[Tensor, "n_atoms_total width"]:
         """Return the new features of every atom.
 
         Args:
             atoms: Features, ``(n_atoms_total, width)``.
             graph: Neighbours of each atom.
-            absent: Edges that are only padding, as rows of the flat ``(n_atoms_total * k)`` list.
         """
         n_atoms, k = graph.neighbor.shape
         edges = self.edge(graph.distance)
@@ -57,8 +57,7 @@ class CrystalConv(nn.Module):
         gates = (edges + others.to(edges.dtype)).add_(self.own(atoms).to(edges.dtype)[:, None])
         gate, core = self.edge_norm(gates.reshape(n_atoms * k, -1)).chunk(2, dim=-1)
         messages = torch.sigmoid(gate) * functional.softplus(core)
-        # Few edges are padding: zeroing those rows is cheaper than multiplying all by a mask.
-        messages = messages.index_fill_(0, absent, 0.0).view(n_atoms, k, -1)
+        messages = (messages * graph.count.view(-1, 1)).view(n_atoms, k, -1)
         return functional.softplus(atoms + self.norm(messages.sum(1)))
 
 
@@ -74,6 +73,7 @@ class Cgcnn(nn.Module):
         has_edge_norm: As in `CrystalConv`.
     """
 
+    takes_merged: ClassVar[bool] = True
     element_table: Tensor
 
     def __init__(
@@ -104,9 +104,8 @@ class Cgcnn(nn.Module):
         """Return the learned features of each crystal, before the last layer."""
         numbers = graph.atomic_numbers.long()
         atoms = (self.embed(self.element_table) + self.offset.weight)[numbers]
-        absent = torch.nonzero(~graph.mask.flatten()).flatten()
         for layer in self.layers:
-            atoms = layer(atoms, graph, absent)
+            atoms = layer(atoms, graph)
         pooled = torch.cat(pool(atoms, graph.crystal_index, len(graph), graph.weight), dim=1)
         features = functional.softplus(self.after(functional.softplus(pooled)))
         return functional.softplus(self.hidden(features))

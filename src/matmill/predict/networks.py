@@ -3,15 +3,18 @@
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import nn
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.errors import UnknownNameError
+from matmill.crystals.compositions import CompositionBatch
+from matmill.errors import InputError, UnknownNameError
+from matmill.graphs.composition import composition_graph
 from matmill.graphs.graph import Graph, build
 
 # name -> "module:class". The class takes the number of targets and the card's network_settings,
-# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error).
+# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Two
+# attributes of the class tell what it reads: `reads` is "structure" (the default) or
+# "composition", and `takes_merged` is True where merged nodes and edges are understood.
 NETWORKS = {
     "cgcnn": "matmill.predict.cgcnn:Cgcnn",
     "composition": "matmill.predict.baselines:CompositionNetwork",
@@ -35,15 +38,34 @@ def make_network(card: dict[str, Any]) -> nn.Module:
     return network_class(card["network"])(len(card["columns_trained"]), **card["network_settings"])
 
 
-def graphs_for(card: dict[str, Any], batch: CrystalBatch) -> Graph:
-    """Return graphs as the networks of a card read them; compositions need no neighbours."""
-    if card["network"] == "composition":
-        n = len(batch.atomic_numbers)
-        return Graph(
-            n_atoms=batch.n_atoms,
-            atomic_numbers=batch.atomic_numbers,
-            neighbor=torch.zeros(n, 0, dtype=torch.int32, device=batch.n_atoms.device),
-            distance=torch.zeros(n, 0, device=batch.n_atoms.device),
-            mask=torch.zeros(n, 0, dtype=torch.bool, device=batch.n_atoms.device),
+def reads_compositions(kind: str) -> bool:
+    """Return whether a network needs no structures, only what they are made of."""
+    return getattr(network_class(kind), "reads", "structure") == "composition"
+
+
+def takes_merged(kind: str) -> bool:
+    """Return whether a network gives the same for merged graphs; see `graphs.asymmetric`."""
+    return getattr(network_class(kind), "takes_merged", False)
+
+
+def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> Graph:
+    """Return graphs as the networks of a card read them; compositions need no neighbours.
+
+    Raises:
+        InputError: If the networks read structures and there are only compositions.
+    """
+    kind = card["network"]
+    if reads_compositions(kind):
+        is_crystals = isinstance(batch, CrystalBatch)
+        return composition_graph(CompositionBatch.of(batch) if is_crystals else batch)
+    if not isinstance(batch, CrystalBatch):
+        raise InputError(
+            f"The network {kind} reads structures, but only compositions were given. Take a "
+            "model that reads compositions, e.g. roost."
         )
-    return build(batch, k=card["n_neighbors"], cutoff=card["cutoff_angstrom"])
+    return build(
+        batch,
+        k=card["n_neighbors"],
+        cutoff=card["cutoff_angstrom"],
+        is_merged=takes_merged(kind),
+    )

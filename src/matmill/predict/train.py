@@ -19,7 +19,7 @@ from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
 from matmill.predict.ensemble import KIND, EnsembleModel, load_model
 from matmill.predict.finish import calibrate_model, describe_domain
-from matmill.predict.networks import graphs_for, make_network
+from matmill.predict.networks import graphs_for, make_network, reads_compositions
 from matmill.predict.protocol import shipped_files
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
@@ -325,7 +325,7 @@ def _claim(folder: Path, card: dict[str, Any]) -> None:
 
 
 def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event: OnEvent) -> Graph:
-    if card["network"] == "composition":
+    if reads_compositions(card["network"]):
         return graphs_for(card, crystals)
     return build_cached(
         crystals,

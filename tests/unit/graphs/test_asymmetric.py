@@ -45,15 +45,17 @@ def test_rock_salt_is_two_nodes():
     assert small.atomic_numbers.tolist() == [11, 17]
     assert small.weight.tolist() == [4.0, 4.0]
     # Six of the other kind at half an edge, then the first six of twelve of the same kind.
-    for node in (0, 1):
-        assert small.neighbor[node].tolist() == [1 - node] * 6 + [node] * 6
-    torch.testing.assert_close(small.distance[0, :6], torch.full((6,), 2.82))
+    assert small.neighbor[:, :2].tolist() == [[1, 0], [0, 1]]
+    assert small.count.tolist() == [[6.0, 6.0] + [0.0] * 10] * 2
+    assert torch.equal(small.mask, small.count > 0)
+    expected = torch.tensor([2.82, 2.82 * 2**0.5])
+    torch.testing.assert_close(small.distance[:, :2], expected.expand(2, 2))
 
 
 def test_an_atom_without_symmetry_stays_as_it_is():
     full = build(_rattled())
     small = merged(full)
-    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight"):
+    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight", "count"):
         assert torch.equal(getattr(small, name), getattr(full, name))
 
 
@@ -73,6 +75,8 @@ def test_the_output_is_that_of_all_atoms():
     small = build(batch, is_merged=True)
     assert small.n_atoms.tolist() == [2, 5, 2]
     assert float(small.weight.sum()) == len(full.atomic_numbers)
+    edges_of_atoms = (small.count.sum(1) * small.weight).sum()
+    assert float(edges_of_atoms) == float(full.mask.sum())
     with torch.no_grad():
         torch.testing.assert_close(network(small)[0], network(full)[0], atol=1e-4, rtol=1e-4)
 
@@ -89,7 +93,17 @@ def test_a_supercell_merges_to_the_same_nodes():
     )
     small = merged(build(double))
     assert small.weight.tolist() == [2.0] * 3
-    torch.testing.assert_close(small.distance, build(cell).distance, atol=1e-5, rtol=0.0)
+    single = merged(build(cell))
+    assert torch.equal(small.count, single.count)
+    torch.testing.assert_close(small.distance, single.distance, atol=1e-5, rtol=0.0)
+
+
+def test_merging_twice_is_merging_once():
+    batch = concatenate([_salt(), _rattled(6), _salt(12, 8, 4.21)])
+    once = merged(build(batch))
+    twice = merged(once)
+    for name in ("n_atoms", "neighbor", "distance", "mask", "weight", "count"):
+        assert torch.equal(getattr(once, name), getattr(twice, name))
 
 
 def test_merging_is_part_of_the_key_of_the_cache(tmp_path):
@@ -98,7 +112,7 @@ def test_merging_is_part_of_the_key_of_the_cache(tmp_path):
     again = build_cached(_salt(), folder=tmp_path, is_merged=True)
     assert len(full.atomic_numbers) == 8
     assert len(list(tmp_path.iterdir())) == 2
-    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight"):
+    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight", "count"):
         assert torch.equal(getattr(small, name), getattr(again, name))
 
 

@@ -59,7 +59,7 @@ def test_selecting_equals_building_the_selection():
     batch = _random_batch(3, [3, 1, 5, 2])
     order = [2, 0, 2, 3]
     a, b = build(batch).select(order), build(batch.select(order))
-    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight"):
+    for name in ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight", "count"):
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
