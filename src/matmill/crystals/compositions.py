@@ -98,7 +98,7 @@ class CompositionBatch:
         """Reduced formula of each composition, elements by electronegativity.
 
         The same text for the same composition, however it was written: ``"Fe0.5Ni0.5"``,
-        ``"Fe50Ni50"`` and ``"NiFe"`` all give ``"FeNi"``, and whole numbers give what
+        ``"Fe50Ni50"`` and ``"Ni2Fe2"`` all give ``"FeNi"``, and whole numbers give what
         `CrystalBatch.formula` gives. Where the whole numbers would add up to more than 10,000
         atoms, atom fractions to six digits stand instead: ``"C0.000953Fe0.99905"``.
         """
