@@ -42,8 +42,10 @@ class Registry:
 predictors = Registry(
     "predictor",
     {
+        "auto": "matmill.predict.auto:AutoPredictor",
         "cgcnn": "matmill.predict.ensemble:EnsemblePredictor",
         "composition": "matmill.predict.ensemble:CompositionPredictor",
+        "median": "matmill.predict.median:MedianPredictor",
     },
 )
 generators = Registry(

@@ -25,6 +25,7 @@ COMMAND_FILES = (
     "evaluate",
     "train",
     "train_generator",
+    "benchmark",
     "campaign",
     "data",
     "plugins",

@@ -19,7 +19,7 @@ from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.progress import OnEvent, ignore
 
 _STRUCTURE_SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
-_TEXT_COLUMNS = ("cif", "cif_text", "structure")
+TEXT_COLUMNS = ("cif", "cif_text", "structure")
 _NOT_NOTES = frozenset({"material_id", "formula"})
 
 
@@ -267,7 +267,7 @@ def _open_csv(
     path: Path, folder: Path | None, target: str | None, id_column: str | None, on_event: OnEvent
 ) -> LabelledCrystals:
     labels = read_labels(path, id_column)
-    text_column = next((name for name in _TEXT_COLUMNS if name in labels.columns), None)
+    text_column = next((name for name in TEXT_COLUMNS if name in labels.columns), None)
     if target is not None:
         labels.check_target(target)
     if folder is not None:

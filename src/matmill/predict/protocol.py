@@ -22,6 +22,7 @@ DEFAULT_COVERAGE = 0.9
 # Kind of a file, as its card says -> the function of (path, column) that opens it.
 FILE_KINDS = {
     "matmill predictor": "matmill.predict.ensemble:open_predictor",
+    "matmill median predictor": "matmill.predict.median:open_predictor",
     "matmill tabular predictor": "matmill.predict.tabular.files:open_predictor",
 }
 
