@@ -110,3 +110,52 @@ def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
     """Return Spearman's rank correlation; NaN when one side is constant."""
     ranks = [x.double().argsort().argsort().double() for x in (a, b)]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def rank_auc(upper: Float[Tensor, " n"], lower: Float[Tensor, " m"]) -> float:
+    """Return the probability that a value of ``upper`` exceeds one of ``lower``; ties count half.
+
+    The area under the ROC curve of a score for telling the two apart.
+    """
+    values = torch.cat([upper, lower]).double()
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    middle = counts.cumsum(0).double() - (counts - 1) / 2  # mean rank of tied values, from 1
+    ranks = middle[place[: len(upper)]]
+    n, m = len(upper), len(lower)
+    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+
+
+def sparsification(
+    error: Float[Tensor, " n"], std: Float[Tensor, " n"], *, n_points: int = 51
+) -> tuple[Float[Tensor, " n_points"], Float[Tensor, " n_points"], Float[Tensor, " n_points"]]:
+    """Return how the mean absolute error falls when the most uncertain crystals are set aside.
+
+    Args:
+        error: Errors.
+        std: Their predicted standard deviations.
+        n_points: Points of the curves.
+
+    Returns:
+        Shares set aside, from 0 to below 1; the mean error of the rest as a share of that of all;
+        and the same for the ideal order, by the error itself.
+
+    Source:
+        Ilg et al., Uncertainty estimates and multi-hypotheses networks (2018), section 4.
+    """
+    error = error.double().abs()
+    n = len(error)
+    kept = torch.linspace(n, 1, n_points, dtype=torch.float64).round().long()
+    curves = []
+    for order in (std.double().argsort(stable=True), error.argsort()):
+        means = error[order].cumsum(0) / torch.arange(1, n + 1)
+        curves.append(means[kept - 1] / error.mean().clamp_min(1e-300))
+    return 1 - kept.double() / n, curves[0], curves[1]
+
+
+def sparsification_error(error: Float[Tensor, " n"], std: Float[Tensor, " n"]) -> float:
+    """Return the area between the curves of `sparsification`: 0 when σ orders like the error.
+
+    An order at random scores about the area under one minus the ideal curve.
+    """
+    set_aside, own, ideal = sparsification(error, std, n_points=201)
+    return float(torch.trapezoid(own - ideal, set_aside))

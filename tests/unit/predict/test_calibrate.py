@@ -92,3 +92,29 @@ def test_rank_correlation_equals_scipy():
 def test_coverage_counts_ends():
     low, high = torch.zeros(4), torch.ones(4)
     assert calibrate.coverage(torch.tensor([0.0, 1.0, 0.5, 1.1]), low, high) == 0.75
+
+
+def test_rank_auc_equals_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    upper, lower = _normal(40, 7).round(decimals=1) + 0.3, _normal(60, 8).round(decimals=1)
+    truth = [1] * 40 + [0] * 60
+    expected = metrics.roc_auc_score(truth, torch.cat([upper, lower]).numpy())
+    assert calibrate.rank_auc(upper, lower) == pytest.approx(expected)
+
+
+def test_sparsification_keeps_the_surest_first():
+    error = torch.tensor([4.0, 1.0, 3.0, 2.0])
+    set_aside, own, ideal = calibrate.sparsification(error, error.flip(0), n_points=4)
+    assert set_aside.tolist() == [0.0, 0.25, 0.5, 0.75]
+    # Mean of all is 2.5; by error the kept means are 2.5, 2, 1.5, 1.
+    assert (2.5 * ideal).tolist() == pytest.approx([2.5, 2.0, 1.5, 1.0])
+    # By the given σ = (2, 3, 1, 4) the order of staying is rows 2, 0, 1, 3.
+    assert (2.5 * own).tolist() == pytest.approx([2.5, 8 / 3, 3.5, 3.0])
+
+
+def test_sparsification_error_is_zero_for_a_perfect_order_and_worse_at_random():
+    error = _normal(2000, 9).abs()
+    assert calibrate.sparsification_error(error, 3 * error) == pytest.approx(0.0, abs=1e-12)
+    at_random = calibrate.sparsification_error(error, _normal(2000, 10).abs())
+    assert at_random > 0.3
+    assert calibrate.sparsification_error(error, -error) > at_random
