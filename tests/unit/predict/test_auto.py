@@ -41,7 +41,7 @@ class BrokenPredictor(MedianPredictor):
     """Cannot be fitted."""
 
     @classmethod
-    def fit(cls, table, target, **more):
+    def fit(cls, *_, **__):
         CALLS.append("broken")
         raise DataError("it needs more rows")
 
@@ -92,7 +92,8 @@ def test_finished_trials_are_not_repeated(models, tmp_path):
     assert CALLS.count("nickel") == 4  # other rows: all over again
 
 
-def test_too_few_rows_and_no_model_at_all(models, tmp_path):
+@pytest.mark.usefixtures("models")
+def test_too_few_rows_and_no_model_at_all(tmp_path):
     with pytest.raises(DataError, match="Only 3 of 3 rows"):
         AutoPredictor.fit(alloys(3), "strength", folder=tmp_path)
     with pytest.raises(DataError, match="broken: it needs more rows"):
