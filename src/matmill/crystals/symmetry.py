@@ -8,7 +8,7 @@ names its library. Crystals whose symmetry cannot be found count as P1, and keep
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.periodic import shortest_step, wrap
 from matmill.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from moyopy import MoyoDataset
 
 Library = Literal["moyopy", "spglib"]
 
@@ -96,6 +99,12 @@ def find(
         ),
         found=torch.tensor([row is not None for row in rows], dtype=torch.bool),
     )
+
+
+def datasets(batch: CrystalBatch, *, symprec: float = 0.1) -> "Iterator[MoyoDataset | None]":
+    """Yield all that moyopy knows of each crystal, None where the search failed."""
+    for crystal in _crystals(batch):
+        yield _moyo(*crystal, symprec)
 
 
 def primitive(batch: CrystalBatch, symprec: float = 0.01) -> CrystalBatch:

@@ -19,6 +19,8 @@ from matmill.progress import Event, OnEvent, ignore
 BLOCKS: dict[str, str] = {
     "composition": "matmill.predict.descriptors.composition:composition_block",
     "elements": "matmill.predict.descriptors.composition:element_block",
+    "structure": "matmill.predict.descriptors.structure:structure_block",
+    "slab": "matmill.predict.descriptors.slab:slab_block",
 }
 """Each block as ``"module:function"``; a function takes a batch and returns its `Features`."""
 
