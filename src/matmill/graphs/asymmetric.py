@@ -14,13 +14,15 @@ MP-20. To find them costs about 20 µs a crystal, a tenth of finding the neighbo
 """
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from matmill.graphs.graph import Graph
 
 TOLERANCE_ANGSTROM = 3e-4
 """Sorted distances of a crystal that are closer than this are one and the same distance."""
+SHAPE_TOLERANCE = 2e-3
+"""The same for how neighbours lie: sums of a dozen harmonics, each at most 1."""
 
 _WIDEST = 1e-3  # Å; many almost equal distances in a row are divided at least so finely
 _MIX = (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85, 0x27BB2EE687B0B0FD)
@@ -54,6 +56,7 @@ def merged(graph: Graph) -> Graph:
         mask=graph.mask[kept],
         weight=weight,
         count=graph.count[kept],
+        direction=None if graph.direction is None else graph.direction[kept],
     )
     return _with_edges_joined(small, lengths[kept])
 
@@ -76,6 +79,13 @@ def _with_edges_joined(graph: Graph, lengths: Int[Tensor, "n_atoms_total k"]) ->
     neighbor = own.to(graph.neighbor.dtype).contiguous()
     distance = graph.distance[:, -1:].repeat(1, k)
     where = place[mask.flatten()]
+    direction = graph.direction
+    if direction is not None:
+        summed = torch.zeros_like(direction).flatten(0, 1)
+        each = direction * graph.count[..., None]
+        each = each.gather(1, order[..., None].expand_as(each)).flatten(0, 1)
+        direction = summed.index_add(0, place, each).view_as(direction)
+        direction = direction / count.clamp_min(1e-9)[..., None]
     neighbor.view(-1)[where] = graph.neighbor.gather(1, order)[mask]
     distance.view(-1)[where] = graph.distance.gather(1, order)[mask]
     filled = torch.zeros_like(mask)
@@ -88,6 +98,7 @@ def _with_edges_joined(graph: Graph, lengths: Int[Tensor, "n_atoms_total k"]) ->
         mask=filled,
         weight=graph.weight,
         count=count.masked_fill(~filled, 0.0),
+        direction=direction,
     )
 
 
@@ -105,27 +116,62 @@ def _classes(
         met = _mixed(length + _mixed(classes, _MIX[1])[neighbor], _MIX[2])
         met = (met * graph.count.long()).sum(1)
         seen = _mixed(met + _mixed(classes, _MIX[1]), _MIX[0])
+        if graph.direction is not None:
+            seen = _mixed(seen + _shapes(graph, graph.direction, length, classes), _MIX[1])
         classes = torch.unique(seen, return_inverse=True)[1]
         n_before, n_classes = n_classes, int(classes.max()) + 1
         if n_classes == n_before:
             return classes
 
 
+def _shapes(
+    graph: Graph,
+    direction: Float[Tensor, "n_atoms_total k n_components"],
+    length: Int[Tensor, "n_atoms_total k"],
+    classes: Int[Tensor, " n_atoms_total"],
+) -> Int[Tensor, " n_atoms_total"]:
+    """Return a number for how each atom sees its neighbours, the same for any turn or mirror.
+
+    Neighbours get weights by chance, the same for the same length and class. The length of their
+    weighted sum, degree by degree, then differs whenever an angle between two of them does.
+    """
+    seen = length + _mixed(classes, _MIX[0])[graph.neighbor.long()]
+    result = torch.zeros_like(classes)
+    for mix in _MIX[:2]:
+        chance = _mixed(seen, mix).double() / 2.0**63
+        sums = torch.einsum("nk,nkc->nc", (chance * graph.count).to(direction.dtype), direction)
+        n_degrees = round(sums.shape[1] ** 0.5)
+        for degree in range(1, n_degrees):
+            size = sums[:, degree**2 : (degree + 1) ** 2].norm(dim=1, keepdim=True)
+            groups = _groups(size, graph.crystal_index, SHAPE_TOLERANCE, 4 * SHAPE_TOLERANCE)
+            result = _mixed(result + groups[:, 0], mix)
+    return result
+
+
 def _lengths(graph: Graph) -> Int[Tensor, "n_atoms_total k"]:
     """Return a number for every distance, the same for the same distance of a crystal."""
-    n, k = graph.distance.shape
-    crystal = graph.crystal_index.repeat_interleave(k)
+    return _groups(graph.distance, graph.crystal_index, TOLERANCE_ANGSTROM, _WIDEST)
+
+
+def _groups(
+    numbers: Float[Tensor, "n_atoms_total m"],
+    crystal_index: Int[Tensor, " n_atoms_total"],
+    tolerance: float,
+    widest: float,
+) -> Int[Tensor, "n_atoms_total m"]:
+    """Return whole numbers, the same for numbers of a crystal that are almost the same."""
+    crystal = crystal_index.repeat_interleave(numbers.shape[1])
     # Crystals one after the other on one axis, far apart.
-    position = graph.distance.flatten().double() + 1000.0 * crystal
+    position = numbers.flatten().double() + 1000.0 * crystal
     values, order = position.sort()
     is_new = torch.ones_like(values, dtype=torch.bool)
-    is_new[1:] = values.diff() > TOLERANCE_ANGSTROM
+    is_new[1:] = values.diff() > tolerance
     group = is_new.cumsum(0) - 1
     start = values[is_new][group]
-    finer = ((values - start) / _WIDEST).long()
+    finer = ((values - start) / widest).long()
     number = torch.empty_like(group)
     number[order] = group * 4096 + finer.clamp_max(4095)
-    return number.view(n, k)
+    return number.view_as(numbers)
 
 
 def _mixed(values: Int[Tensor, "*shape"], factor: int) -> Int[Tensor, "*shape"]:

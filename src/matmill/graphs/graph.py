@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.neighbors import nearest
 from matmill.errors import DataError, InputError
+from matmill.graphs.angles import harmonics
 from matmill.progress import Event, OnEvent, ignore
 
 _CHUNK_CRYSTALS = 2000
@@ -35,6 +36,9 @@ class Graph:
             ``(n_atoms_total,)`` float32; 1 by default. Networks pool with it.
         count: How many equal edges each entry stands for, ``(n_atoms_total, k)`` float32; 1 by
             default, 0 where there is no neighbour. Networks add messages with it.
+        direction: Where the neighbours lie, as `graphs.angles.harmonics` of degree 0 and up, the
+            mean over equal edges, ``(n_atoms_total, k, n_components)`` float32; 0 where there is
+            no neighbour. None unless asked for.
     """
 
     n_atoms: Int[Tensor, " n_crystals"]
@@ -44,6 +48,7 @@ class Graph:
     mask: Bool[Tensor, "n_atoms_total k"]
     weight: Float[Tensor, " n_atoms_total"] = None  # pyright: ignore[reportAssignmentType]
     count: Float[Tensor, "n_atoms_total k"] = None  # pyright: ignore[reportAssignmentType]
+    direction: Float[Tensor, "n_atoms_total k n_components"] | None = None
 
     def __post_init__(self) -> None:
         if self.weight is None:
@@ -82,6 +87,7 @@ class Graph:
             mask=self.mask[rows],
             weight=self.weight[rows],
             count=self.count[rows],
+            direction=None if self.direction is None else self.direction[rows],
         )
 
     def to(self, device: str | torch.device) -> "Graph":
@@ -94,6 +100,7 @@ class Graph:
             mask=self.mask.to(device),
             weight=self.weight.to(device),
             count=self.count.to(device),
+            direction=None if self.direction is None else self.direction.to(device),
         )
 
 
@@ -103,6 +110,7 @@ def build(
     cutoff: float = 8.0,
     *,
     is_merged: bool = False,
+    degree: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Graph:
     """Return the graph of the ``k`` nearest neighbours within ``cutoff`` Å.
@@ -115,6 +123,8 @@ def build(
         cutoff: Farthest neighbour in Å.
         is_merged: Make atoms that no network can tell apart one node, and equal edges one edge;
             see `graphs.asymmetric`.
+        degree: Keep the directions of neighbours up to this degree of `graphs.angles`; None for
+            none.
         on_event: Told about progress.
 
     Raises:
@@ -129,14 +139,14 @@ def build(
     for start in range(0, len(batch), _CHUNK_CRYSTALS):
         stop = min(start + _CHUNK_CRYSTALS, len(batch))
         piece = batch.select(torch.arange(start, stop)) if len(batch) > _CHUNK_CRYSTALS else batch
-        parts.append(_piece(piece, k, cutoff))
+        parts.append(_piece(piece, k, cutoff, degree))
         if is_merged:
             from matmill.graphs.asymmetric import merged
 
             parts[-1] = merged(parts[-1])
         if len(batch) > _CHUNK_CRYSTALS:
             on_event(Event(stage="graphs", done=stop, total=len(batch)))
-    return joined(parts) if parts else _piece(batch, k, cutoff)
+    return joined(parts) if parts else _piece(batch, k, cutoff, degree)
 
 
 def joined(graphs: Sequence[Graph]) -> Graph:
@@ -145,6 +155,7 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         return graphs[0]
     sizes = [len(graph.atomic_numbers) for graph in graphs]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    directions = [graph.direction for graph in graphs if graph.direction is not None]
     return Graph(
         n_atoms=torch.cat([graph.n_atoms for graph in graphs]),
         atomic_numbers=torch.cat([graph.atomic_numbers for graph in graphs]),
@@ -153,10 +164,11 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         mask=torch.cat([graph.mask for graph in graphs]),
         weight=torch.cat([graph.weight for graph in graphs]),
         count=torch.cat([graph.count for graph in graphs]),
+        direction=torch.cat(directions) if directions else None,
     )
 
 
-def _piece(batch: CrystalBatch, k: int, cutoff: float) -> Graph:
+def _piece(batch: CrystalBatch, k: int, cutoff: float, degree: int | None) -> Graph:
     """Return the graph of a batch, neighbours padded to k columns."""
     edges = nearest(batch, k, cutoff=cutoff)
     n = len(batch.atomic_numbers)
@@ -170,12 +182,17 @@ def _piece(batch: CrystalBatch, k: int, cutoff: float) -> Graph:
     neighbor[edges.source, column] = edges.target.int()
     distance[edges.source, column] = edges.distance.float()
     mask[edges.source, column] = True
+    direction = None
+    if degree is not None:
+        direction = torch.zeros(n, k, (degree + 1) ** 2, device=device)
+        direction[edges.source, column] = harmonics(edges.vector, degree).float()
     return Graph(
         n_atoms=batch.n_atoms,
         atomic_numbers=batch.atomic_numbers,
         neighbor=neighbor,
         distance=distance,
         mask=mask,
+        direction=direction,
     )
 
 
@@ -186,13 +203,14 @@ def build_cached(
     *,
     folder: Path,
     is_merged: bool = False,
+    degree: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Graph:
     """Return `build` of the batch, kept in ``folder`` under a hash of structures and settings."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = hashlib.sha256(f"v4|{k}|{cutoff}|{is_merged}".encode())
+    digest = hashlib.sha256(f"v5|{k}|{cutoff}|{is_merged}|{degree}".encode())
     for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
         digest.update(values.cpu().contiguous().numpy().tobytes())
     path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"
@@ -201,10 +219,10 @@ def build_cached(
             return Graph(**load_file(path))
         except (SafetensorError, TypeError) as error:
             raise DataError(f"The cached graph {path} is damaged; delete it.") from error
-    graph = build(batch, k, cutoff, is_merged=is_merged, on_event=on_event)
+    graph = build(batch, k, cutoff, is_merged=is_merged, degree=degree, on_event=on_event)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.part")
-    fields = ("n_atoms", "atomic_numbers", "neighbor", "distance", "mask", "weight", "count")
-    save_file({name: getattr(graph, name).contiguous() for name in fields}, partial)
+    tensors = {field.name: getattr(graph, field.name) for field in fields(Graph)}
+    save_file({n: t.contiguous() for n, t in tensors.items() if t is not None}, partial)
     os.replace(partial, path)
     return graph
