@@ -18,6 +18,7 @@ from matmill.graphs.graph import Graph, build
 NETWORKS = {
     "cgcnn": "matmill.predict.cgcnn:Cgcnn",
     "composition": "matmill.predict.baselines:CompositionNetwork",
+    "roost": "matmill.predict.roost:Roost",
 }
 
 

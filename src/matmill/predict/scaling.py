@@ -25,6 +25,7 @@ class TargetScale:
         floor: Smallest value that may come out; None when any may.
         low: Smallest training value, in the column's unit.
         high: Largest training value.
+        is_class: True when the values are 0 and 1: what is learned is then the probability of 1.
     """
 
     column: str
@@ -34,6 +35,7 @@ class TargetScale:
     floor: float | None
     low: float
     high: float
+    is_class: bool = False
 
     @classmethod
     def of(cls, column: str, values: Float[Tensor, " n"]) -> "TargetScale":
@@ -47,6 +49,18 @@ class TargetScale:
             raise DataError(
                 f"'{column}' has {len(known)} known value(s) to train on, all alike: nothing can "
                 "be learned from it. Give a column with at least two different values."
+            )
+        if bool(((known == 0.0) | (known == 1.0)).all()):
+            # Learned as -1 and 1, so that the two classes lie alike whatever their shares.
+            return cls(
+                column=column,
+                is_log=False,
+                center=0.5,
+                spread=0.5,
+                floor=0.0,
+                low=0.0,
+                high=1.0,
+                is_class=True,
             )
         quantity: Quantity | None = BY_COLUMN.get(column)
         is_log = quantity is not None and quantity.log
@@ -69,9 +83,11 @@ class TargetScale:
         return (inner - self.center) / self.spread
 
     def from_learned(self, learned: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Return values in the column's unit, never below its floor."""
+        """Return values in the column's unit, never below its floor; probabilities of classes."""
         inner = learned * self.spread + self.center
         values = torch.pow(10.0, inner) if self.is_log else inner
+        if self.is_class:
+            return values.clamp(0.0, 1.0)
         return values if self.floor is None else values.clamp_min(self.floor)
 
     def std_from_learned(

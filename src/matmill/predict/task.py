@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from matmill.graphs.graph import Graph
 _SMALL_CELL = 20  # atoms; larger cells cost more than they teach, so they are drawn less often
 _MOST_DRAWS = 4.0
 _FEWEST_DRAWS = 0.25
+Loss = Literal["l1", "robust-l1", "robust-l2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +85,38 @@ def expected_draws(
 class PropertyTask(nn.Module):
     """A network and its loss: absolute error, plus what teaches it to expect that error.
 
+    Classes are learned by the squared error, whose minimum is their probability.
+
     Args:
         network: Returns mean and log expected error, each ``(n_crystals, n_targets)``.
         shares: Share of drawn crystals that carry each label, ``(n_targets,)``.
         weights: Weight of each target.
+        is_class: Which targets are classes; none by default.
+        loss: ``l1``: the mean learns from the absolute error alone. ``robust-l1`` and
+            ``robust-l2``: the likelihood under a Laplace or normal law, by which rows that are
+            hard to predict weigh less.
+
+    Source:
+        Goodall and Lee, Roost (2020), for the robust losses.
     """
 
     shares: Tensor
     weights: Tensor
+    is_class: Tensor
 
-    def __init__(self, network: nn.Module, shares: Tensor, weights: Tensor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        shares: Tensor,
+        weights: Tensor,
+        *,
+        is_class: Tensor | None = None,
+        loss: Loss = "l1",
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.kind = network, loss
+        is_class = torch.zeros(len(weights), dtype=torch.bool) if is_class is None else is_class
+        self.register_buffer("is_class", is_class, persistent=False)
         self.register_buffer("shares", shares.float(), persistent=False)
         self.register_buffer("weights", weights.float(), persistent=False)
 
@@ -103,12 +125,21 @@ class PropertyTask(nn.Module):
         mean, log_error = self.network(batch.graph)
         is_known = torch.isfinite(batch.labels)
         error = (mean - batch.labels.float().nan_to_num(0.0)).abs() * is_known
-        # Laplace likelihood of the error that the mean makes; the mean itself trains on L1.
         expected = log_error.clamp(-8.0, 4.0)
-        noise = (error.detach() * torch.exp(-expected) + expected) * is_known
+        if self.kind == "robust-l2":
+            # σ² = 2 b², as everywhere that b, the expected absolute error, becomes a deviation.
+            noise = 0.25 * error.square() * torch.exp(-2.0 * expected) + expected
+        else:
+            watched = self.is_class if self.kind == "robust-l1" else torch.ones_like(self.is_class)
+            seen = torch.where(watched, error.detach(), error)
+            noise = seen * torch.exp(-expected) + expected
+        noise = noise * is_known
+        own = error if self.kind == "l1" else torch.zeros_like(error)
+        goal = torch.where(self.is_class, error.square(), own)
         # Divide by the expected number of labels, not by the number in this batch: a rare label
         # that happens to occur once would otherwise weigh as much as a hundred common ones.
         scale = self.weights / (self.shares.clamp_min(1e-6) * len(batch.labels))
-        total = (error.sum(0) * scale).sum() + 0.2 * (noise.sum(0) * scale).sum()
+        share = 0.2 if self.kind == "l1" else 1.0
+        total = (goal.sum(0) * scale).sum() + share * (noise.sum(0) * scale).sum()
         mean_error = error.detach().sum() / is_known.sum().clamp_min(1)
         return {"loss": total, "mean_error": mean_error}

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from matmill import __version__
 from matmill.config import Settings
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch
+from matmill.data.compositions import Table, items
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
@@ -23,7 +25,7 @@ from matmill.predict.networks import graphs_for, make_network, reads_composition
 from matmill.predict.protocol import shipped_files
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
-from matmill.predict.task import GraphBatches, PropertyTask
+from matmill.predict.task import GraphBatches, Loss, PropertyTask
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child_seed
 from matmill.training.checkpoint import write_atomically
@@ -40,11 +42,12 @@ class TrainSettings(Settings):
     """How to train a predictor.
 
     Attributes:
-        network: ``cgcnn`` reads structures, ``composition`` only what they are made of.
+        network: ``cgcnn`` reads structures, ``composition`` and ``roost`` only what they are
+            made of.
         n_members: Networks in the ensemble.
         width: Features of an atom.
         hidden: Width of the layers after pooling.
-        n_layers: Convolutions; without meaning for compositions.
+        n_layers: Convolutions or rounds of messages; ``composition`` has none.
         n_neighbors: Nearest neighbours of each atom.
         cutoff_angstrom: Farthest neighbour.
         max_atoms: Larger cells are left out.
@@ -55,6 +58,7 @@ class TrainSettings(Settings):
             last layers; 0 starts each from scratch. Worth it when time is short: members are then
             less different, but each has seen more.
         learning_rate: Peak rate.
+        loss: What the mean learns from; see `predict.task.PropertyTask`.
         auxiliary_weight: Weight of targets that only help the others to learn.
         precision: ``auto`` takes bfloat16 where it pays.
         devices: How many devices to train on.
@@ -74,6 +78,7 @@ class TrainSettings(Settings):
     seconds_per_member: Annotated[float, Field(gt=0.0)] | None = None
     stem_seconds: Annotated[float, Field(ge=0.0)] = 0.0
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    loss: Loss = "l1"
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.3
     precision: Any = "auto"
     devices: Annotated[int, Field(gt=0)] = 1
@@ -84,6 +89,8 @@ class TrainSettings(Settings):
         sizes = {"width": self.width, "hidden": self.hidden}
         if self.network == "composition":
             return sizes
+        if reads_compositions(self.network):
+            return {**sizes, "n_layers": self.n_layers}
         return {**sizes, "n_layers": self.n_layers, "cutoff": self.cutoff_angstrom}
 
 
@@ -97,7 +104,7 @@ class Parts:
 
 
 def train_predictor(
-    table: LabelledCrystals,
+    table: Table,
     targets: Sequence[str],
     *,
     auxiliary: Sequence[str] = (),
@@ -115,7 +122,8 @@ def train_predictor(
     otherwise by formula, 80/10/10: no formula is in two parts.
 
     Args:
-        table: Crystals with labels; rows without any of the targets are left out.
+        table: Crystals or compositions with labels; rows without any of the targets are left
+            out.
         targets: Columns or property names to predict.
         auxiliary: Further columns that are learned along but not offered.
         settings: Network and training.
@@ -142,7 +150,6 @@ def train_predictor(
     names = [*columns, *helpers]
     scales = [TargetScale.of(n, values[parts.train, i]) for i, n in enumerate(names)]
     labels = torch.stack([s.to_learned(values[:, i]) for i, s in enumerate(scales)], dim=1).float()
-    numbers = table.crystals.select(parts.train).atomic_numbers
     card: dict[str, Any] = {
         "kind": KIND,
         "matmill_version": __version__,
@@ -154,7 +161,7 @@ def train_predictor(
         "columns": columns,
         "columns_trained": names,
         "scales": [scale.as_card() for scale in scales],
-        "elements_z": numbers.unique().tolist(),
+        "elements_z": _elements(table.select(parts.train)),
         "settings": settings.model_dump(),
         "seed": seed,
         "started_from": start_from,
@@ -162,7 +169,7 @@ def train_predictor(
         **(about or {}),
     }
     _claim(folder, card)
-    graph = _graphs(card, table.crystals, folder, on_event)
+    graph = _graphs(card, items(table), folder, on_event)
     members, card["training"] = _train_members(
         card,
         _stem_of(start_from, card),
@@ -197,6 +204,7 @@ def _train_members(
     batches = GraphBatches(*data, n_crystals=settings.batch_crystals)
     weights = torch.ones(data[1].shape[1])
     weights[n_main:] = settings.auxiliary_weight
+    is_class = torch.tensor([scale["is_class"] for scale in card["scales"]])
     steps_per_epoch = max(1, round(float(batches.draws.sum()) / settings.batch_crystals))
     epochs = settings.epochs
     if epochs is None and settings.seconds_per_member is None:
@@ -223,7 +231,7 @@ def _train_members(
         is_stem = name == "stem"
         limits = {"max_epochs": None, "max_seconds": settings.stem_seconds, "decay": "none"}
         result = fit(
-            PropertyTask(network, batches.shares, weights),
+            PropertyTask(network, batches.shares, weights, is_class=is_class, loss=settings.loss),
             batches,
             settings=plan.model_copy(update=limits) if is_stem else plan,
             folder=folder / name,
@@ -272,12 +280,21 @@ def _started(card: dict[str, Any], stem: dict[str, Tensor], seed: int) -> nn.Mod
     return network
 
 
-def _usable(table: LabelledCrystals, columns: list[str], max_atoms: int) -> LabelledCrystals:
+def _elements(table: Table) -> list[int]:
+    """Return the atomic numbers that occur."""
+    if isinstance(table, LabelledCrystals):
+        return table.crystals.atomic_numbers.unique().tolist()
+    return torch.nonzero(table.compositions.amounts.any(0)).flatten().tolist()
+
+
+def _usable(table: Table, columns: list[str], max_atoms: int) -> Table:
     values = torch.stack([table.column(name) for name in columns], dim=1)
-    numbers = table.crystals.atomic_numbers
-    is_known = torch.isfinite(values).any(1) & (table.crystals.n_atoms <= max_atoms)
-    is_known[table.crystals.crystal_index[(numbers < 1) | (numbers > 118)]] = False
-    is_known &= table.crystals.volume > 1e-6
+    is_known = torch.isfinite(values).any(1)
+    if isinstance(table, LabelledCrystals):
+        numbers = table.crystals.atomic_numbers
+        is_known &= table.crystals.n_atoms <= max_atoms
+        is_known[table.crystals.crystal_index[(numbers < 1) | (numbers > 118)]] = False
+        is_known &= table.crystals.volume > 1e-6
     if int(is_known.sum()) < 10:
         raise DataError(
             f"Only {int(is_known.sum())} of {len(table)} rows have a value of "
@@ -286,7 +303,7 @@ def _usable(table: LabelledCrystals, columns: list[str], max_atoms: int) -> Labe
     return table.select(is_known)
 
 
-def _parts(table: LabelledCrystals, values: Tensor, seed: int) -> Parts:
+def _parts(table: Table, values: Tensor, seed: int) -> Parts:
     notes = table.notes.get("split")
     if notes is not None and {"train", "val"} <= set(notes):
         rows = {
@@ -324,8 +341,13 @@ def _claim(folder: Path, card: dict[str, Any]) -> None:
     write_atomically(mark, json.dumps({"hash": digest, **facts}, indent=1).encode())
 
 
-def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event: OnEvent) -> Graph:
-    if reads_compositions(card["network"]):
+def _graphs(
+    card: dict[str, Any],
+    crystals: CrystalBatch | CompositionBatch,
+    folder: Path,
+    on_event: OnEvent,
+) -> Graph:
+    if reads_compositions(card["network"]) or isinstance(crystals, CompositionBatch):
         return graphs_for(card, crystals)
     return build_cached(
         crystals,
@@ -336,9 +358,7 @@ def _graphs(card: dict[str, Any], crystals: CrystalBatch, folder: Path, on_event
     )
 
 
-def _data_card(
-    table: LabelledCrystals, values: Tensor, names: list[str], parts: Parts
-) -> dict[str, Any]:
+def _data_card(table: Table, values: Tensor, names: list[str], parts: Parts) -> dict[str, Any]:
     counts = {
         name: {
             part: int(torch.isfinite(values[rows, i]).sum())
@@ -347,14 +367,16 @@ def _data_card(
         for i, name in enumerate(names)
     }
     ids = hashlib.sha256("\0".join(table.ids).encode()).hexdigest()[:32]
-    return {
+    about: dict[str, Any] = {
         "source": Path(table.source).name,
         "content_hash": table.hash,
         "ids_hash": ids,
         "n_crystals": len(table),
-        "largest_cell_atoms": int(table.crystals.n_atoms.max()),
         "labels": counts,
     }
+    if isinstance(table, LabelledCrystals):
+        about["largest_cell_atoms"] = int(table.crystals.n_atoms.max())
+    return about
 
 
 def _staged(on_event: OnEvent, stage: str) -> OnEvent:
