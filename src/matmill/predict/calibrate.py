@@ -159,3 +159,22 @@ def sparsification_error(error: Float[Tensor, " n"], std: Float[Tensor, " n"]) -
     """
     set_aside, own, ideal = sparsification(error, std, n_points=201)
     return float(torch.trapezoid(own - ideal, set_aside))
+
+
+def class_calibration_error(
+    chance: Float[Tensor, " n"], truth: Float[Tensor, " n"], *, n_bins: int = 10
+) -> float:
+    """Return how far predicted probabilities are from observed shares, averaged over bins.
+
+    Args:
+        chance: Probability of class 1.
+        truth: 0 or 1.
+        n_bins: Bins of equal width in [0, 1], weighted by their rows.
+
+    Source:
+        Guo et al., On calibration of modern neural networks (2017), equation 3.
+    """
+    place = (chance.double() * n_bins).long().clamp(0, n_bins - 1)
+    gap = torch.zeros(n_bins, dtype=torch.float64)
+    gap.index_add_(0, place, chance.double() - truth.double())
+    return float(gap.abs().sum() / len(chance))

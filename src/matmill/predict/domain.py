@@ -1,7 +1,8 @@
 """Where a predictor may be trusted: near the crystals it was made from, and why not elsewhere."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from matmill.crystals.elements import MAX_NUMBER, SYMBOLS
 from matmill.errors import InputError
+from matmill.graphs.graph import Graph
 from matmill.randomness import child
 
 N_AXES = 32  # directions of the projected features
@@ -16,6 +18,7 @@ N_REFERENCE = 2000  # training crystals that are kept to measure distances from
 N_NEAREST = 5
 LIMIT = 99  # percent of known crystals that lie nearer than the limit
 _CHUNK_ROWS = 4096
+_FEW = 200  # held-out crystals, below which their 99th percentile is mostly luck
 _BOND_TAIL = 0.001  # the outermost on each side are more often slips than chemistry
 _SMALLEST_VARIANCE = 1e-3  # of the largest; directions that hardly vary must not decide
 
@@ -100,15 +103,29 @@ class Domain:
             elements=(elements > 0).any(0),
             bonds=bonds,
         )
-        if held_out is not None and len(held_out):
-            found = domain.distance(held_out)
-        elif len(rest):
+        if len(rest):
             found = _mean_nearest(projected[rest], reference)
         else:
             found = _mean_nearest(reference, reference, skip_self=True)
-        percents = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
-        domain.distances.copy_(found.quantile(percents, interpolation="higher"))
-        return domain
+        domain = replace(domain, distances=found.quantile(_percents(), interpolation="higher"))
+        if held_out is None or not len(held_out):
+            return domain
+        return domain.measured_on(domain.distance(held_out))
+
+    def measured_on(self, distance: Float[Tensor, " n_held_out"]) -> "Domain":
+        """Return the domain with percentiles of crystals that were not trained on.
+
+        Learned features lie nearer for crystals that they were learned from, so held-out ones are
+        the fairer measure. Of few held-out crystals the outer percentiles are hardly known; those
+        of training then stand where they are larger.
+
+        Args:
+            distance: Of each held-out crystal, from `distance`.
+        """
+        found = distance.double().to(self.distances.device).quantile(_percents().to(distance))
+        if len(distance) < _FEW:
+            found = torch.where(self.distances.isinf(), found, found.maximum(self.distances))
+        return replace(self, distances=found)
 
     def project(
         self, features: Float[Tensor, "n_crystals n_features"]
@@ -204,17 +221,48 @@ class Domain:
         return Domain.of({name: values.to(device) for name, values in self.tensors().items()})
 
 
-def presence(numbers: Tensor, crystal_index: Tensor, n_crystals: int) -> Bool[Tensor, "n 119"]:
-    """Return which elements each crystal has; column = atomic number.
+def read_domain(tensors: dict[str, Tensor], card: dict[str, Any]) -> Domain | None:
+    """Return the domain in a file; older files know only mean and spread of the features.
 
     Args:
-        numbers: Atomic number of each atom, ``(n_atoms_total,)``.
-        crystal_index: Crystal of each atom, ``(n_atoms_total,)``.
-        n_crystals: Number of crystals.
+        tensors: Those of the domain by name; empty where there is none.
+        card: The file's card.
     """
-    has = torch.zeros(n_crystals, MAX_NUMBER + 1, dtype=torch.bool, device=numbers.device)
-    has[crystal_index.long(), numbers.long()] = True
+    if not tensors or "center" in tensors:
+        return Domain.of(tensors) if tensors else None
+    mean, whitener = tensors["mean"], tensors["whitener"]
+    distances = torch.full((101,), math.inf, dtype=torch.float64)
+    distances[LIMIT] = card.get("domain_limit", math.inf)
+    seen = torch.zeros(MAX_NUMBER + 1, dtype=torch.bool)
+    seen[card["elements_z"]] = True
+    bonds = card.get("shortest_bond_angstrom", [0.0, math.inf])
+    return Domain(
+        center=mean,
+        scale=torch.ones_like(mean),
+        whitener=whitener,
+        reference=torch.zeros(0, whitener.shape[1]),
+        distances=distances,
+        elements=seen,
+        bonds=torch.tensor(bonds, dtype=torch.float64),
+    )
+
+
+def elements_of(graph: Graph) -> Bool[Tensor, "n_crystals 119"]:
+    """Return which elements each crystal has; column = atomic number."""
+    has = torch.zeros(len(graph), MAX_NUMBER + 1, dtype=torch.bool)
+    has[graph.crystal_index.cpu().long(), graph.atomic_numbers.cpu().long()] = True
     return has
+
+
+def shortest_bond(graph: Graph) -> Float[Tensor, " n_crystals"]:
+    """Return the smallest neighbour distance of each crystal in Å."""
+    nearest = graph.distance[:, 0]
+    smallest = torch.full((len(graph),), torch.inf, device=nearest.device)
+    return smallest.scatter_reduce(0, graph.crystal_index, nearest, "amin")
+
+
+def _percents() -> Float[Tensor, " 101"]:
+    return torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
 
 
 def _mean_nearest(

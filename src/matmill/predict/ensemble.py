@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.data.table import LabelledCrystals
+from matmill.crystals.compositions import CompositionBatch
+from matmill.data.compositions import Table
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import factor_for
+from matmill.predict.chemistry import families
+from matmill.predict.domain import elements_of, read_domain, shortest_bond
+from matmill.predict.intervals import CalibrationRows, Factors, Kind, plain_factors
 from matmill.predict.networks import graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
@@ -32,12 +36,14 @@ class RawOutputs:
     Attributes:
         mean: Mean over the members, ``(n_crystals, n_targets)``.
         std: Uncalibrated: spread of the members and the noise that they expect, same shape.
-        distance: How far the learned features lie from the training set's, ``(n_crystals,)``.
+        features: Learned features on the principal axes of training, ``(n_crystals, n_axes)``.
+        distance: How far these lie from the training set's, ``(n_crystals,)``.
         members: Mean of each member, ``(n_members, n_crystals, n_targets)``.
     """
 
     mean: Float[Tensor, "n_crystals n_targets"]
     std: Float[Tensor, "n_crystals n_targets"]
+    features: Float[Tensor, "n_crystals n_axes"]
     distance: Float[Tensor, " n_crystals"]
     members: Float[Tensor, "n_members n_crystals n_targets"]
 
@@ -48,17 +54,19 @@ class EnsembleModel:
     Args:
         members: Networks of one kind, in evaluation mode.
         card: Settings, scales and calibration, as `predict.train` writes them.
-        domain: ``mean`` and ``whitener`` of the first member's features over the training set.
+        tensors: What belongs to the weights, by name: ``domain.*`` and ``calibration.*``. None
+            yet while the ensemble is made.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], card: dict[str, Any], domain: dict[str, Tensor]
+        self, members: Sequence[nn.Module], card: dict[str, Any], tensors: dict[str, Tensor]
     ) -> None:
-        self.members, self.card, self.domain = list(members), card, domain
+        self.members, self.card = list(members), card
         self.scales = [TargetScale(**entry) for entry in card["scales"]]
         self.columns: list[str] = list(card["columns"])
-        self.seen = torch.zeros(119, dtype=torch.bool)
-        self.seen[card["elements_z"]] = True
+        self.domain = read_domain(_below("domain.", tensors), card)
+        kept = _below("calibration.", tensors)
+        self.calibration_rows = CalibrationRows.of(kept) if kept else None
 
     @property
     def device(self) -> torch.device:
@@ -69,10 +77,15 @@ class EnsembleModel:
         """Move the networks; returns the same object."""
         for member in self.members:
             member.to(device)
-        self.domain = {name: values.to(device) for name, values in self.domain.items()}
+        self.domain = self.domain.to(device) if self.domain else None
         return self
 
-    def graphs(self, batch: CrystalBatch) -> Graph:
+    @property
+    def interval_kinds(self) -> tuple[str, ...]:
+        """Which kinds of interval this file can give; see `predict.intervals`."""
+        return get_args(Kind) if self.calibration_rows else get_args(Kind)[:1]
+
+    def graphs(self, batch: CrystalBatch | CompositionBatch) -> Graph:
         """Return the graphs that the networks read."""
         return graphs_for(self.card, batch)
 
@@ -83,6 +96,7 @@ class EnsembleModel:
         return RawOutputs(
             mean=torch.cat([part.mean for part in parts]).cpu(),
             std=torch.cat([part.std for part in parts]).cpu(),
+            features=torch.cat([part.features for part in parts]).cpu(),
             distance=torch.cat([part.distance for part in parts]).cpu(),
             members=torch.cat([part.members for part in parts], dim=1).cpu(),
         )
@@ -102,39 +116,38 @@ class EnsembleModel:
         spread = stacked.var(0, unbiased=len(means) > 1) if len(means) > 1 else 0.0
         distance = torch.zeros(len(graph), dtype=torch.float64, device=noise.device)
         if self.domain:
-            centred = features.double() - self.domain["mean"]
-            distance = (centred @ self.domain["whitener"]).norm(dim=1)
+            features = self.domain.project(features)
+            distance = self.domain.distance_of_projected(features)
         return RawOutputs(
             mean=stacked.mean(0),
             std=(noise + spread).sqrt(),
+            features=features,
             distance=distance,
             members=stacked,
         )
 
-    def in_domain(
+    def judge(
         self, graph: Graph, distance: Float[Tensor, " n_crystals"]
-    ) -> Bool[Tensor, " n_crystals"]:
-        """Return which crystals are like the training set.
+    ) -> tuple[Bool[Tensor, " n_crystals"], tuple[str, ...]]:
+        """Return which crystals are like the training set, and why the others are not.
 
         Three questions: are all elements known, is the shortest bond of a usual length, and do
         the learned features (``distance``) lie where those of known crystals lie?
         """
-        unseen = (~self.seen[graph.atomic_numbers.cpu().long()]).long()
-        crystal_index = graph.crystal_index.cpu()
-        n_unseen = torch.zeros(len(graph), dtype=torch.long).index_add(0, crystal_index, unseen)
-        is_in = (n_unseen == 0) & (distance <= self.card.get("domain_limit", float("inf")))
-        if "shortest_bond_angstrom" in self.card:
-            low, high = self.card["shortest_bond_angstrom"]
-            bond = shortest_bond(graph).cpu()
-            is_in &= (bond >= low) & (bond <= high)
-        return is_in
+        if self.domain is None:
+            return torch.ones(len(graph), dtype=torch.bool), ("",) * len(graph)
+        has_bonds = graph.distance.shape[1] > 0
+        return self.domain.judge_distance(
+            distance, elements_of(graph), shortest_bond=shortest_bond(graph) if has_bonds else None
+        )
 
     def predict_all(
         self,
-        batch: CrystalBatch,
+        batch: CrystalBatch | CompositionBatch,
         columns: Sequence[str] | None = None,
         *,
         coverage: float = DEFAULT_COVERAGE,
+        intervals: Kind = "split",
     ) -> dict[str, Prediction]:
         """Return predictions of several properties for the work of one.
 
@@ -142,33 +155,74 @@ class EnsembleModel:
             batch: Crystals; none of them may hold masked atoms (Z = 0).
             columns: Which properties; all by default.
             coverage: Share of true values that the intervals should hold, in (0, 1).
+            intervals: Kind of interval, see `CalibrationRows.factors`. ``shifted`` compares the
+                whole batch with the calibration crystals, so give all crystals in one call.
 
         Raises:
-            InputError: If an atom has no known element, or the coverage is not a share.
+            InputError: If an atom has no known element, the coverage is not a share, or the file
+                was saved without what this kind of interval needs.
         """
         columns = list(columns or self.columns)
-        if not 0.0 < coverage < 1.0:
-            raise InputError(f"coverage is {coverage}; give a share between 0 and 1, e.g. 0.9.")
+        found = self.predict_levels(batch, columns, coverages=(coverage,), intervals=intervals)
+        return {column: levels[coverage] for column, levels in found.items()}
+
+    def predict_levels(
+        self,
+        batch: CrystalBatch | CompositionBatch,
+        columns: Sequence[str],
+        *,
+        coverages: Sequence[float],
+        intervals: Kind = "split",
+    ) -> dict[str, dict[float, Prediction]]:
+        """Return `predict_all` at several coverages, by column and coverage, for one's work."""
+        for coverage in coverages:
+            if not 0.0 < coverage < 1.0:
+                raise InputError(f"coverage is {coverage}; give a share between 0 and 1, e.g. 0.9.")
+        if intervals not in self.interval_kinds and intervals in get_args(Kind):
+            raise InputError(
+                f"This predictor was saved without its calibration rows, which intervals of the "
+                f"kind '{intervals}' need. Train it again, or ask for plain intervals."
+            )
         if not len(batch):
-            return {column: empty_prediction(column, coverage) for column in columns}
-        if not bool(((batch.atomic_numbers >= 1) & (batch.atomic_numbers <= 118)).all()):
-            raise InputError("Some atoms are no element (Z outside 1-118); nothing to predict.")
+            return {c: {level: empty_prediction(c, level) for level in coverages} for c in columns}
+        if isinstance(batch, CrystalBatch):
+            numbers = batch.atomic_numbers
+            if not bool(((numbers >= 1) & (numbers <= 118)).all()):
+                raise InputError("Some atoms are no element (Z outside 1-118); nothing to predict.")
         graph = self.graphs(batch)
         raw = self.raw(graph)
-        in_domain = self.in_domain(graph, raw.distance)
+        judged = self.judge(graph, raw.distance)
+        kinds = families(elements_of(graph))
         return {
-            column: self._prediction(raw, self.columns.index(column), coverage, in_domain)
+            column: {
+                level: self._prediction(raw, kinds, column, level, judged, intervals)
+                for level in coverages
+            }
             for column in columns
         }
 
     def _prediction(
-        self, raw: RawOutputs, target: int, coverage: float, in_domain: Bool[Tensor, " n_crystals"]
+        self,
+        raw: RawOutputs,
+        kinds: Int[Tensor, " n_crystals"],
+        column: str,
+        coverage: float,
+        judged: tuple[Bool[Tensor, " n_crystals"], tuple[str, ...]],
+        intervals: Kind,
     ) -> Prediction:
-        column, scale = self.columns[target], self.scales[target]
+        target = self.columns.index(column)
+        scale = self.scales[target]
         calibration = self.card["calibration"][column]
         mean = raw.mean[:, target]
         std = raw.std[:, target] * calibration["std_factor"]
-        reach = std * factor_for(calibration["conformal_factors"], coverage)
+        if intervals == "split" or self.calibration_rows is None:
+            factor = factor_for(calibration["conformal_factors"], coverage)
+            found = plain_factors(factor, calibration["n_calibration"], len(mean))
+        else:
+            found: Factors = self.calibration_rows.factors(
+                column, coverage, raw.features, kinds, kind=intervals
+            )
+        reach = std * found.factor
         return Prediction(
             mean=scale.from_learned(mean),
             std=scale.std_from_learned(mean, std),
@@ -176,7 +230,10 @@ class EnsembleModel:
             high=scale.from_learned(mean + reach),
             column=column,
             coverage=coverage,
-            in_domain=in_domain,
+            in_domain=judged[0],
+            reasons=judged[1],
+            interval=found.names,
+            effective_size=found.effective_size,
         )
 
     def view(self, column: str | None = None) -> "EnsemblePredictor":
@@ -199,7 +256,10 @@ class EnsembleModel:
 
     def save(self, path: Path | str) -> Path:
         """Write ``NAME.safetensors`` and ``NAME.json``."""
-        tensors = {f"domain.{name}": values for name, values in self.domain.items()}
+        tensors: dict[str, Tensor] = {}
+        for head, part in (("domain", self.domain), ("calibration", self.calibration_rows)):
+            if part is not None:
+                tensors |= {f"{head}.{name}": values for name, values in part.tensors().items()}
         for number, member in enumerate(self.members):
             state = member.state_dict().items()
             tensors |= {f"member.{number}.{name}": values for name, values in state}
@@ -223,7 +283,7 @@ class EnsemblePredictor:
     @classmethod
     def fit(
         cls,
-        table: LabelledCrystals,
+        table: Table,
         target: str,
         *,
         folder: Path,
@@ -245,9 +305,33 @@ class EnsemblePredictor:
         """Data, settings, measured scores and limits."""
         return self.model.card
 
-    def predict(self, batch: CrystalBatch, *, coverage: float = DEFAULT_COVERAGE) -> Prediction:
-        """Return the property of each crystal."""
-        return self.model.predict_all(batch, [self.column], coverage=coverage)[self.column]
+    @property
+    def interval_kinds(self) -> tuple[str, ...]:
+        """Which kinds of interval ``predict`` can give."""
+        return self.model.interval_kinds
+
+    def predict(
+        self,
+        batch: CrystalBatch | CompositionBatch,
+        *,
+        coverage: float = DEFAULT_COVERAGE,
+        intervals: Kind = "split",
+    ) -> Prediction:
+        """Return the property of each crystal; see `EnsembleModel.predict_all`."""
+        columns = [self.column]
+        found = self.model.predict_all(batch, columns, coverage=coverage, intervals=intervals)
+        return found[self.column]
+
+    def predict_levels(
+        self, batch: CrystalBatch | CompositionBatch, coverages: Sequence[float], **kind: Kind
+    ) -> dict[float, Prediction]:
+        """Return the property of each crystal with intervals of several coverages."""
+        columns = [self.column]
+        return self.model.predict_levels(batch, columns, coverages=coverages, **kind)[self.column]
+
+    def save(self, path: Path | str) -> Path:
+        """Write the whole ensemble: ``NAME.safetensors`` and ``NAME.json``."""
+        return self.model.save(path)
 
     def to(self, device: str | torch.device) -> "EnsemblePredictor":
         """Move the networks to a device; other properties of the file move along."""
@@ -283,29 +367,20 @@ def _load_model(path: Path, stamp: int) -> EnsembleModel:  # noqa: ARG001 - part
     tensors, card = checkpoint.load(path)
     if card.get("kind") != KIND:
         raise DataError(f"{path} holds a {card.get('kind', 'file of unknown kind')}, no predictor.")
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, values in tensors.items():
-        head, rest = name.rsplit(".", 1) if name.startswith("domain.") else _member_of(name)
-        groups.setdefault(head, {})[rest] = values
     members = []
     for number in range(card["n_members"]):
         network = make_network(card)
-        state = groups.get(f"member.{number}", {})
+        state = _below(f"member.{number}.", tensors)
         checkpoint.load_into(network, state, source=str(path))
         members.append(network.eval().requires_grad_(False))
-    return EnsembleModel(members, card, groups.get("domain", {}))
+    return EnsembleModel(members, card, tensors)
 
 
-def _member_of(name: str) -> tuple[str, str]:
-    head, number, rest = name.split(".", 2)
-    return f"{head}.{number}", rest
-
-
-def shortest_bond(graph: Graph) -> Float[Tensor, " n_crystals"]:
-    """Return the smallest neighbour distance of each crystal in Å."""
-    nearest = graph.distance[:, 0]
-    smallest = torch.full((len(graph),), torch.inf, device=nearest.device)
-    return smallest.scatter_reduce(0, graph.crystal_index, nearest, "amin")
+def _below(head: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with ``head``, without it."""
+    return {
+        name.removeprefix(head): values for name, values in tensors.items() if name.startswith(head)
+    }
 
 
 def chunks(graph: Graph) -> list[Graph]:

@@ -6,32 +6,45 @@ from torch import Tensor
 from matmill.errors import DataError
 from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
-from matmill.predict.ensemble import EnsembleModel, chunks, shortest_bond
+from matmill.predict.chemistry import families
+from matmill.predict.domain import LIMIT, Domain, elements_of, shortest_bond
+from matmill.predict.ensemble import EnsembleModel, chunks
+from matmill.predict.intervals import CalibrationRows
 
 
 def describe_domain(model: EnsembleModel, graph: Graph) -> None:
-    """Store the usual bond lengths and the spread of the learned features of training graphs."""
-    if graph.distance.shape[1]:
-        bonds = shortest_bond(graph).double()
-        # The outermost in a thousand on each side are more often slips than chemistry.
-        ends = bonds.quantile(torch.tensor([0.001, 0.999]).double()).tolist()
-        model.card["shortest_bond_angstrom"] = [round(end, 3) for end in ends]
+    """Store elements, usual bond lengths and learned features of training graphs."""
     with torch.no_grad():
         network = model.members[0]
-        features = torch.cat([network.embedding(g) for g in chunks(graph)]).double()  # pyright: ignore[reportCallIssue]
-    mean = features.mean(0)
-    covariance = torch.cov(features.T) if len(features) > 1 else torch.eye(len(mean)).double()
-    # A floor on the variances: directions that hardly vary must not decide.
-    values, vectors = torch.linalg.eigh(covariance)
-    whitener = vectors / values.clamp_min(1e-3 * float(values.max())).sqrt()
-    model.domain = {"mean": mean, "whitener": whitener.contiguous()}
+        parts = [network.embedding(g.to(model.device)) for g in chunks(graph)]  # pyright: ignore[reportCallIssue]
+    has_bonds = graph.distance.shape[1] > 0
+    bonds = shortest_bond(graph) if has_bonds else None
+    elements = elements_of(graph)
+    # The rows given may be a sample; which elements occurred is known of all.
+    elements[0, model.card["elements_z"]] = True
+    features = torch.cat(parts).cpu()
+    domain = Domain.fit(features, elements, shortest_bond=bonds, seed=model.card.get("seed", 0))
+    model.domain = domain.to(model.device)
+    if has_bonds:
+        model.card["shortest_bond_angstrom"] = [round(end, 3) for end in domain.bonds.tolist()]
 
 
 def calibrate_model(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
-    """Set error-bar factors, conformal factors and the limit of the domain from held-out rows."""
+    """Set error-bar factors, conformal factors and the limit of the domain from held-out rows.
+
+    Args:
+        model: Ensemble with a domain, see `describe_domain`.
+        graph: Graphs of the held-out rows.
+        labels: Their values on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
+
+    Raises:
+        DataError: If no row has a value of a column.
+    """
     raw = model.raw(graph)
-    model.card["domain_limit"] = float(raw.distance.quantile(0.99))
-    calibration = {}
+    if model.domain is not None:
+        model.domain = model.domain.measured_on(raw.distance)
+        model.card["domain_limit"] = float(model.domain.distances[LIMIT])
+    calibration, kept = {}, {}
     for target, column in enumerate(model.columns):
         is_known = torch.isfinite(labels[:, target])
         if not bool(is_known.any()):
@@ -39,9 +52,15 @@ def calibrate_model(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
         error = raw.mean[is_known, target] - labels[is_known, target].double()
         std = raw.std[is_known, target]
         factor = std_factor(error, std)
+        scores = residual_scores(error, std * factor)
         calibration[column] = {
             "n_calibration": int(is_known.sum()),
             "std_factor": factor,
-            "conformal_factors": quantile_table(residual_scores(error, std * factor)),
+            "conformal_factors": quantile_table(scores),
         }
+        kept[column] = torch.full((len(graph),), torch.nan)
+        kept[column][is_known] = scores.float()
     model.card["calibration"] = calibration
+    model.calibration_rows = CalibrationRows(
+        features=raw.features.float(), families=families(elements_of(graph)), scores=kept
+    )

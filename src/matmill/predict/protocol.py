@@ -41,6 +41,11 @@ class Prediction:
             predictor was calibrated on.
         in_domain: False where the crystal is unlike the training crystals: an element was never
             seen, or the learned features lie far out. No coverage is promised there.
+        reasons: Why a crystal is out of domain, one text each, empty inside; empty when the
+            predictor does not tell.
+        interval: Kind of interval of each crystal, with "no guarantee" where the calibration
+            cannot carry it; empty when the predictor does not tell.
+        effective_size: Calibration rows that each interval leans on; None when not known.
     """
 
     mean: Float[Tensor, " n_crystals"]
@@ -50,12 +55,17 @@ class Prediction:
     column: str
     coverage: float
     in_domain: Bool[Tensor, " n_crystals"]
+    reasons: tuple[str, ...] = ()
+    interval: tuple[str, ...] = ()
+    effective_size: Float[Tensor, " n_crystals"] | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def select(self, index: Tensor) -> "Prediction":
         """Return the predictions of these crystals."""
+        rows = torch.arange(len(self))[index].tolist()
+        size = self.effective_size
         return replace(
             self,
             mean=self.mean[index],
@@ -63,6 +73,9 @@ class Prediction:
             low=self.low[index],
             high=self.high[index],
             in_domain=self.in_domain[index],
+            reasons=tuple(self.reasons[row] for row in rows) if self.reasons else (),
+            interval=tuple(self.interval[row] for row in rows) if self.interval else (),
+            effective_size=None if size is None else size[index],
         )
 
 
@@ -158,8 +171,16 @@ def predict_many(
     predictors: Sequence[Predictor],
     *,
     coverage: float = DEFAULT_COVERAGE,
+    intervals: str = "split",
 ) -> dict[str, Prediction]:
     """Return predictions by column; predictors of one file share their work.
+
+    Args:
+        batch: Crystals.
+        predictors: One a column.
+        coverage: Share of true values that the intervals should hold.
+        intervals: Kind of interval, see `predict.intervals`. Predictors that cannot give it give
+            their plain one; `Prediction.interval` says which it is.
 
     Raises:
         InputError: If two predictors give the same column.
@@ -172,12 +193,21 @@ def predict_many(
         if predictor.column in found:
             continue
         model = getattr(predictor, "model", None)
-        if model is None:
-            found[predictor.column] = predictor.predict(batch, coverage=coverage)
+        wanted = {"intervals": intervals} if intervals in kinds_of(predictor) else {}
+        if model is None or not hasattr(model, "predict_all"):
+            found[predictor.column] = predictor.predict(batch, coverage=coverage, **wanted)
             continue
         mine = [p.column for p in predictors if getattr(p, "model", None) is model]
-        found |= model.predict_all(batch, mine, coverage=coverage)
+        found |= model.predict_all(batch, mine, coverage=coverage, **wanted)
     return {column: found[column] for column in columns}
+
+
+def kinds_of(predictor: Predictor) -> tuple[str, ...]:
+    """Return which kinds of interval beside the plain one a predictor can give.
+
+    Those that can have ``interval_kinds`` and take ``intervals=`` in ``predict``.
+    """
+    return tuple(getattr(predictor, "interval_kinds", ()))
 
 
 def empty_prediction(column: str, coverage: float) -> Prediction:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from matmill.errors import InputError
-from matmill.predict.domain import Domain, presence
+from matmill.graphs.graph import Graph
+from matmill.predict.domain import Domain, elements_of
 
 
 def _normal(n, d, seed):
@@ -97,6 +98,21 @@ def test_few_or_no_crystals():
         Domain.fit(torch.ones(0, 2), _elements([]))
 
 
-def test_presence_marks_elements():
-    has = presence(torch.tensor([3, 8, 8, 11]), torch.tensor([0, 0, 1, 1]), 2)
-    assert torch.nonzero(has).tolist() == [[0, 3], [0, 8], [1, 8], [1, 11]]
+def test_elements_of_a_graph():
+    graph = Graph(
+        n_atoms=torch.tensor([2, 2]),
+        atomic_numbers=torch.tensor([3, 8, 8, 11]),
+        neighbor=torch.zeros(4, 0, dtype=torch.int32),
+        distance=torch.zeros(4, 0),
+        mask=torch.zeros(4, 0, dtype=torch.bool),
+    )
+    assert torch.nonzero(elements_of(graph)).tolist() == [[0, 3], [0, 8], [1, 8], [1, 11]]
+
+
+def test_few_held_out_crystals_cannot_narrow_the_domain():
+    features = _normal(500, 3, 11)
+    domain = Domain.fit(features, _elements([[8]] * 500))
+    narrow = domain.measured_on(domain.distance(_normal(5, 3, 12) * 0.1))
+    assert float(narrow.distances[99]) >= float(domain.distances[99])
+    many = domain.measured_on(domain.distance(_normal(500, 3, 13) * 0.1))
+    assert float(many.distances[99]) < float(domain.distances[99])

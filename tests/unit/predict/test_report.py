@@ -52,6 +52,7 @@ def model(folder):
 
     arguments = ["train", "predictor", str(folder / "labels.csv"), "--structures"]
     arguments += [str(folder / "cifs"), "--target", "my_gap_ev", "--members", "2", "--quiet"]
+    arguments += ["--model", "cgcnn"]
     arguments += ["--epochs", "3", "--out", str(folder / "gap.safetensors"), "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
