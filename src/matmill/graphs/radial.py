@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 # Gaussians below this are 0: subnormal numbers slow matrix products on CPUs 6-8 times.
 SMALLEST = 1e-6
+GRID_STEP = 0.01
+"""Å between the rows of a `DistanceTable`."""
 
 
 def gaussians(
@@ -44,7 +46,7 @@ class DistanceTable(nn.Module):
 
     grid: Tensor
 
-    def __init__(self, n_out: int, *, cutoff: float = 8.0, step: float = 0.01) -> None:
+    def __init__(self, n_out: int, *, cutoff: float = 8.0, step: float = GRID_STEP) -> None:
         super().__init__()
         self.cutoff, self.step = cutoff, step
         points = torch.arange(round(cutoff / step) + 2, dtype=torch.float64) * step
@@ -52,13 +54,17 @@ class DistanceTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_out, self.grid.shape[1]))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
+    def table(self) -> Float[Tensor, "n_rows n_out"]:
+        """Return the features at each point of the grid times the weights."""
+        return self.grid @ self.weight.T
+
     def forward(self, distance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape n_out"]:
         """Return the features of each distance (Å) times the weights.
 
         In training the nearest grid row is taken (an error of at most half a step, below the
         noise of the structures); otherwise rows are interpolated linearly.
         """
-        table = self.grid @ self.weight.T
+        table = self.table()
         place = distance.clamp(0.0, self.cutoff) / self.step
         if self.training:
             return nn.functional.embedding(torch.round(place).long(), table)

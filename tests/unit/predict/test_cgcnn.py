@@ -4,9 +4,10 @@ from torch.nn import functional
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.graphs.graph import Graph, build
-from matmill.graphs.radial import gaussians
+from matmill.graphs.radial import GRID_STEP, gaussians
 from matmill.predict.baselines import CompositionNetwork
 from matmill.predict.cgcnn import Cgcnn, CrystalConv, element_features, pool
+from matmill.predict.gate import Edges
 
 
 def _graph(seed=0, sizes=(2, 1, 4)):
@@ -44,7 +45,7 @@ class _PaperConv(nn.Module):
 
 def test_fast_layer_equals_the_published_one():
     torch.manual_seed(0)
-    conv = CrystalConv(16, cutoff=8.0, has_edge_norm=True)
+    conv = CrystalConv(16, cutoff=8.0)
     graph = _graph()
     nn.init.normal_(conv.edge_norm.running_mean)
     nn.init.uniform_(conv.edge_norm.running_var, 0.5, 2.0)
@@ -52,7 +53,8 @@ def test_fast_layer_equals_the_published_one():
     paper = _PaperConv(conv)
     with torch.no_grad():
         expected = paper.eval()(atoms, graph)
-        found = conv.eval()(atoms, graph)
+        edges = Edges.of(graph, step=GRID_STEP, cutoff=8.0, is_interpolated=True)
+        found = conv.eval()(atoms, edges, graph.weight)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
