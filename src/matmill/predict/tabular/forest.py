@@ -59,9 +59,7 @@ class Forest:
             if bool(is_leaf.all()):
                 return place
             value = columns.gather(1, (code.clamp_min(0) >> 1).long())
-            goes_left = torch.where(
-                value.isnan(), (code & 1).bool(), value <= self.number[place]
-            )
+            goes_left = torch.where(value.isnan(), (code & 1).bool(), value <= self.number[place])
             child = torch.where(goes_left, place + 1, place + self.right[place])
             place = torch.where(is_leaf, place, child)
 
@@ -177,8 +175,8 @@ def grow_boosted(
         model.fit(x, y.astype(int))
     else:
         model = ensemble.HistGradientBoostingRegressor(loss="absolute_error", **settings).fit(x, y)
-    base = float(np.asarray(model._baseline_prediction).reshape(-1)[0])  # noqa: SLF001
-    return _from_boosting([step[0].nodes for step in model._predictors], base)  # noqa: SLF001
+    base = float(np.asarray(model._baseline_prediction).reshape(-1)[0])
+    return _from_boosting([step[0].nodes for step in model._predictors], base)
 
 
 def _from_trees(trees: Sequence[Any]) -> Forest:

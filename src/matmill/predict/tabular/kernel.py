@@ -16,8 +16,8 @@ from matmill.predict.tabular.forest import load_sklearn
 Kind = Literal["gaussian", "matern"]
 _KINDS: tuple[Kind, ...] = ("gaussian", "matern")
 _BLOCK = 2_000_000  # kernel values at once
-_FEW = 700  # rows on which the settings of a Gaussian process are learned
-_STEPS = 60
+_FEW = 350  # rows on which the settings of a Gaussian process are learned
+_STEPS = 40
 _JITTER = 1e-6
 
 
@@ -114,7 +114,7 @@ def fit_gaussian_process(
 ) -> KernelMachine:
     """Return the mean of a Gaussian process with Matérn's kernel, ν = 5/2.
 
-    Length scales, amplitude and noise maximise the marginal likelihood of up to 700 rows; all
+    Length scales, amplitude and noise maximise the marginal likelihood of up to 350 rows; all
     rows then enter the mean.
 
     Args:
@@ -172,9 +172,9 @@ def _kernel(
     kind: str, a: Float[Tensor, "n n_columns"], b: Float[Tensor, "m n_columns"]
 ) -> Float[Tensor, "n m"]:
     """Return the kernel between rows that are already divided by the length scales."""
-    square = (
-        a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2.0 * (a @ b.T)
-    ).clamp_min(0.0)
+    square = (a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2.0 * (a @ b.T)).clamp_min(
+        0.0
+    )
     if kind == "gaussian":
         return torch.exp(-square)
     distance = (5.0 * square + 1e-12).sqrt()

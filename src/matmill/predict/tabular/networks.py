@@ -89,9 +89,7 @@ class Networks:
 
     def select(self, index: list[int]) -> "Networks":
         """Return some of the networks."""
-        return Networks(
-            tuple(w[index] for w in self.weights), tuple(b[index] for b in self.biases)
-        )
+        return Networks(tuple(w[index] for w in self.weights), tuple(b[index] for b in self.biases))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what has to be stored."""

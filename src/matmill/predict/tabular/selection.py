@@ -26,9 +26,7 @@ def binned(columns: Float[Tensor, "n n_columns"]) -> Int[Tensor, "n n_columns"]:
     share = torch.arange(1, N_BINS, dtype=torch.float64)[:, None] / N_BINS
     place = (share * known).long().clamp(0, n - 1)
     edges = ordered.gather(0, place).nan_to_num(nan=torch.inf)
-    bins = torch.searchsorted(
-        edges.T.contiguous(), columns.double().T.contiguous(), right=True
-    ).T
+    bins = torch.searchsorted(edges.T.contiguous(), columns.double().T.contiguous(), right=True).T
     return torch.where(columns.isnan(), N_BINS, bins)
 
 

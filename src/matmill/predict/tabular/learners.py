@@ -1,0 +1,190 @@
+"""The learners by name: which columns they read, which settings they try, how they are fitted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from matmill.predict.tabular.columns import View
+from matmill.predict.tabular.forest import Forest, grow_boosted, grow_extra_trees
+from matmill.predict.tabular.kernel import (
+    KernelMachine,
+    fit_gaussian_process,
+    fit_support_vectors,
+)
+from matmill.predict.tabular.networks import NetworkPlan, Networks, draw_plans, train_networks
+from matmill.randomness import child, child_seed
+
+Variant = dict[str, Any]
+_EDGE = 1e-4  # shares of votes nearer to 0 or 1 have no honest log odds
+_NETWORK_STEPS = 1500
+_SEEDS = 3  # of each network that is kept
+
+
+class Model(Protocol):
+    """One fitted learner; Forest, KernelMachine and Networks are such."""
+
+    def predict(self, columns: Float[Tensor, "n n_columns"]) -> Float[Tensor, " n"]:
+        """Return the value of each row on the learned scale."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what has to be stored."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a learner is fitted to.
+
+    Attributes:
+        columns: Of the training rows, ``(n, n_columns)``.
+        target: On the learned scale, or classes 0 and 1, ``(n,)``.
+        classify: The target is a class.
+        seed: Of everything random.
+        is_final: This model will be kept; others only tell how good their kind is.
+    """
+
+    columns: Float[Tensor, "n n_columns"]
+    target: Float[Tensor, " n"]
+    classify: bool
+    seed: int
+    is_final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """One way to learn.
+
+    Attributes:
+        view: Columns that it reads; see `columns.prepare`.
+        kind: Class of the fitted model, for reading files.
+        variants: Settings to try, a function of (n_rows, n_columns, seed).
+        fit: Function of (task, variants) that returns a model for each variant.
+        keep: How many variants are kept; their median is the prediction.
+        most_rows: With more training rows it would take too long.
+    """
+
+    view: View
+    kind: type[Any]
+    variants: Callable[[int, int, int], list[Variant]]
+    fit: Callable[[Task, Sequence[Variant]], list[Any]]
+    keep: int = 1
+    most_rows: int = 10_000
+
+
+def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
+    n_trees = 300 if task.is_final else 120
+    return [
+        grow_extra_trees(
+            task.columns,
+            task.target,
+            seed=task.seed,
+            n_trees=n_trees,
+            classify=task.classify,
+            **variant,
+        )
+        for variant in variants
+    ]
+
+
+def _tree_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
+    return [{"min_leaf": 1 if n_rows < 2000 else 2}]
+
+
+def _boosted_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
+    return [
+        grow_boosted(task.columns, task.target, seed=task.seed, classify=task.classify, **variant)
+        for variant in variants
+    ]
+
+
+def _boosted_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
+    return [{"max_leaves": 8 if n_rows < 1000 else 31, "min_leaf": 5 if n_rows < 1000 else 10}]
+
+
+def _support_vectors(task: Task, variants: Sequence[Variant]) -> list[KernelMachine]:
+    return [
+        fit_support_vectors(task.columns, task.target, classify=task.classify, **variant)
+        for variant in variants
+    ]
+
+
+def _vector_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
+    variants: list[Variant] = [{"cost": 3.0, "width": 0.5}, {"cost": 10.0, "width": 0.2}]
+    return variants if n_rows < 2000 else variants[:1]
+
+
+def _gaussian_process(task: Task, variants: Sequence[Variant]) -> list[KernelMachine]:  # noqa: ARG001
+    target = 2.0 * task.target - 1.0 if task.classify else task.target
+    rng = child(task.seed, "gaussian process")
+    return [fit_gaussian_process(task.columns, target, rng=rng)]
+
+
+def _no_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
+    return [{}]
+
+
+def _networks(task: Task, variants: Sequence[Variant]) -> list[Networks]:
+    plans = [NetworkPlan(**variant) for variant in variants]
+    plans = plans * _SEEDS if task.is_final else plans
+    batch_rows = 64 if len(task.columns) < 2000 else 128
+    epochs = max(25, min(150, round(_NETWORK_STEPS * batch_rows / len(task.columns))))
+    trained = train_networks(
+        task.columns,
+        task.target,
+        plans,
+        seed=task.seed,
+        epochs=epochs,
+        batch_rows=batch_rows,
+        classify=task.classify,
+    )
+    if task.is_final:
+        return [trained]
+    return [trained.select([i]) for i in range(len(plans))]
+
+
+def _network_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
+    rng = child(seed, "network plans")
+    return [asdict(plan) for plan in draw_plans(12, n_columns, rng)]
+
+
+LEARNERS: dict[str, Learner] = {
+    "extra-trees": Learner(
+        view="plain", kind=Forest, variants=_tree_variants, fit=_extra_trees, most_rows=50_000
+    ),
+    "boosted-trees": Learner(
+        view="plain", kind=Forest, variants=_boosted_variants, fit=_boosted_trees, most_rows=500_000
+    ),
+    "support-vectors": Learner(
+        view="standard", kind=KernelMachine, variants=_vector_variants, fit=_support_vectors
+    ),
+    "gaussian-process": Learner(
+        view="standard",
+        kind=KernelMachine,
+        variants=_no_variants,
+        fit=_gaussian_process,
+        most_rows=6000,
+    ),
+    "networks": Learner(
+        view="ranked", kind=Networks, variants=_network_variants, fit=_networks, keep=4
+    ),
+}
+"""Learners by name."""
+
+
+def score(name: str, value: Float[Tensor, "*n"], *, classify: bool) -> Float[Tensor, "*n"]:
+    """Return what a model says as a number that grows with the odds, for classes.
+
+    Extra trees give shares of votes, which become log odds; the others give log odds or margins.
+    """
+    if classify and name == "extra-trees":
+        return value.clamp(_EDGE, 1.0 - _EDGE).logit()
+    return value
+
+
+def seed_of(seed: int, *names: str | int) -> int:
+    """Return the seed of one fit."""
+    return child_seed(seed, "tabular", *names)
