@@ -1,4 +1,4 @@
-"""``matmill data``: list and get public data sets, look into a table, divide it."""
+"""``matmill data``: list and get public data sets, look into a table, reduce and divide it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ from matmill.cli.options import Json, Out, Quiet, Seed
 from matmill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from matmill.data.redundancy.report import LeakReport
     from matmill.data.summary import Summary
 
 _BAR = 40  # characters of the longest bar
@@ -30,6 +31,21 @@ Target = Annotated[
 ]
 IdColumn = Annotated[
     str | None, typer.Option("--id-column", help="Column of the CSV with the ids.")
+]
+By = Annotated[
+    str, typer.Option("--by", help="What near-copies are alike in: composition or structure.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Nearer than this is a near-copy; a usual one by default."),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="mendeleev, pettifor, electronegativity, radius, atomic or facts by composition; "
+        "xrd or ofm by structure.",
+    ),
 ]
 
 
@@ -139,11 +155,65 @@ def show_table(
         _print_summary(summary)
 
 
+@group.command("reduce")
+def reduce_table(
+    path: Table,
+    by: By = "composition",
+    threshold: Threshold = None,
+    metric: Metric = None,
+    first: Annotated[
+        str | None, typer.Option("--first", help="Id or formula of the row to keep first.")
+    ] = None,
+    max_atoms: Annotated[
+        int | None, typer.Option("--max-atoms", min=1, help="Leave out larger rows.")
+    ] = None,
+    structures: Structures = None,
+    id_column: IdColumn = None,
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Drop near-copies: keep rows that are further apart than the threshold.
+
+    Example: matmill data reduce mine.parquet --by composition --threshold 1.0 --out kept.parquet
+    """
+    from matmill.data.opening import open_rows
+    from matmill.data.redundancy.metrics import METRICS
+    from matmill.data.redundancy.reduce import reduce
+
+    file = out or path.with_name(f"{path.stem}.kept.parquet")
+    with progress.show(quiet=quiet) as on_event:
+        table = open_rows(path, structures=structures, id_column=id_column, on_event=on_event)
+        reduced = reduce(
+            table, by, threshold, metric, first=first, max_atoms=max_atoms, on_event=on_event
+        )
+        table.select(reduced.keep).save(file)
+    sizes = reduced.sizes
+    facts = {
+        "file": str(file),
+        **reduced.settings,
+        "unit": METRICS[reduced.settings["metric"]].what,
+        "rows": len(table),
+        "kept": len(reduced),
+        "kept_share": len(reduced) / len(table),
+        "alone": int((sizes == 1).sum()),
+        "largest_cluster": int(sizes.max()),
+    }
+    if json:
+        print_json(facts)
+        return
+    print_table(("", "reduced"), [(label, _text(value)) for label, value in facts.items()])
+
+
 @group.command("split")
 def split_table(
     path: Table,
     kind: Annotated[
-        str, typer.Option("--kind", help="random, matbench, formula, element or prototype.")
+        str,
+        typer.Option(
+            "--kind",
+            help="random, matbench, formula, element, prototype, redundancy or cluster.",
+        ),
     ] = "random",
     fractions: Annotated[
         str, typer.Option("--fractions", help="Of train, validation and test.")
@@ -155,6 +225,22 @@ def split_table(
     hold_out: Annotated[
         str | None, typer.Option("--hold-out", help="Elements to test on, e.g. F,Cl.")
     ] = None,
+    by: By = "composition",
+    threshold: Threshold = None,
+    metric: Metric = None,
+    dropped: Annotated[
+        str,
+        typer.Option(
+            "--dropped", help="Near-copies of a redundancy split: out, or with_kept neighbours."
+        ),
+    ] = "out",
+    leaks: Annotated[
+        bool,
+        typer.Option(
+            "--leaks/--no-leaks",
+            help="Report how near test rows are to training; always for redundancy and cluster.",
+        ),
+    ] = False,
     structures: Structures = None,
     target: Target = None,
     id_column: IdColumn = None,
@@ -165,17 +251,20 @@ def split_table(
 ) -> None:
     """Divide a table into train, validation and test and write the rows as JSON.
 
-    Example: matmill data split mine.parquet --kind formula --seed 0 --out split.json
+    Example: matmill data split mine.parquet --kind cluster --by composition --out split.json
     """
-    from typing import cast
+    from typing import Literal, cast
 
     from matmill.crystals.composition import parse_elements
+    from matmill.data.compositions import items
+    from matmill.data.opening import open_rows
+    from matmill.data.redundancy.report import report
     from matmill.data.splits import Kind, shared_groups, split
-    from matmill.data.table import open_table
 
     shares = _fractions(fractions)
+    found = None
     with progress.show(quiet=quiet) as on_event:
-        table = open_table(path, structures=structures, id_column=id_column, on_event=on_event)
+        table = open_rows(path, structures=structures, id_column=id_column, on_event=on_event)
         division = split(
             table,
             cast("Kind", kind),
@@ -185,21 +274,60 @@ def split_table(
             fold=fold,
             target=target,
             elements=parse_elements(hold_out) if hold_out else (),
+            by=by,
+            threshold=threshold,
+            metric=metric,
+            dropped=cast("Literal['out', 'with_kept']", dropped),
         )
+        if (leaks or kind in {"redundancy", "cluster"}) and len(division.test):
+            found = report(
+                table.select(division.train),
+                table.select(division.test),
+                by=by,
+                metric=metric,
+                threshold=threshold,
+                on_event=on_event,
+            )
     file = out or path.with_name(f"{path.stem}.{kind}.split.json")
     division.save(file)
     facts = {
         "file": str(file),
         "kind": kind,
         **{part: len(rows) for part, rows in division.parts.items()},
-        "formulas_in_train_and_test": shared_groups(table.crystals.formula, division),
+        "formulas_in_train_and_test": shared_groups(items(table).formula, division),
         "settings": division.settings,
         "hash": division.hash,
     }
     if json:
-        print_json(facts)
+        print_json(facts if found is None else facts | {"leaks": found.as_dict()})
         return
     print_table(("", "split"), [(label, _text(value)) for label, value in facts.items()])
+    if found is not None:
+        _print_leaks(found)
+
+
+def _print_leaks(found: "LeakReport") -> None:
+    rows: list[tuple[str, object]] = [
+        ("distance", found.unit),
+        ("test rows within the threshold of training", f"{found.near_share:.1%}"),
+        ("test rows whose formula is in training", found.known_formulas),
+        ("formulas on both sides", found.shared_formulas),
+        ("test rows whose prototype is in training", found.known_prototypes),
+        ("prototypes on both sides", found.shared_prototypes),
+        ("median distance to training", found.quantiles["0.5"]),
+    ]
+    print_table(("", f"leaks at threshold {found.threshold:g}"), rows)
+    most = max((n for _, _, n in found.histogram), default=1) or 1
+    print_table(
+        ("distance to the nearest training row", "test rows", ""),
+        [(_range(low, high), n, "█" * round(_BAR * n / most)) for low, high, n in found.histogram],
+    )
+
+
+def _range(low: float, high: float) -> str:
+    if high == low:
+        return f"{low:g}"
+    return f"above {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
 
 
 def _print_summary(summary: "Summary") -> None:

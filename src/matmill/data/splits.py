@@ -1,7 +1,7 @@
 """Splits into train, validation and test rows: at random, as matbench does, or by group.
 
-A group split never puts two members of one group (a formula, a prototype) into different parts,
-so a score on it says how a model does on what it has not seen.
+A group split never puts two members of one group (a formula, a prototype, a cluster of near-copies)
+into different parts, so a score on it says how a model does on what it has not seen.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import LabelledCompositions, Table, items
+from matmill.data.groups import SYMPREC, groups_of, reduced
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.randomness import child
 
-Kind = Literal["random", "matbench", "formula", "element", "prototype"]
+Kind = Literal["random", "matbench", "formula", "element", "prototype", "redundancy", "cluster"]
 Rows = Int[Tensor, " _n_rows"]
 MATBENCH_SEED = 18012019  # of all folds of matbench v0.1
 PARTS = ("train", "val", "test")
@@ -117,7 +118,11 @@ def split(
     fold: int = 0,
     target: str | None = None,
     elements: Sequence[str] = (),
-    symprec: float = 0.1,
+    symprec: float = SYMPREC,
+    by: str = "composition",
+    threshold: float | None = None,
+    metric: str | None = None,
+    dropped: Literal["out", "with_kept"] = "out",
 ) -> Split:
     """Divide rows into train, validation and test.
 
@@ -126,7 +131,10 @@ def split(
         kind: ``random``; ``matbench`` (the published five folds; rows in the published order);
             ``formula`` (no reduced formula in two parts); ``element`` (every crystal with one of
             the held-out elements is tested on); ``prototype`` (no pair of anonymous formula and
-            space group in two parts).
+            space group in two parts); ``redundancy`` (near-copies are dropped first, so that no
+            two rows of the parts are within the threshold); ``cluster`` (no cluster of near-copies
+            in two parts, all rows used; rows of neighbouring clusters can still be near, see
+            `redundancy.report.report`).
         seed: Of the division; matbench's test folds have their own and ignore it.
         fractions: Of train, validation and test; they add up to 1. With folds, and for
             ``element``, only the ratio of train to validation is used.
@@ -138,13 +146,20 @@ def split(
             crystals fill the test fraction.
         symprec: Tolerance in Å for space groups of ``prototype`` that the table does not have in
             a column ``spacegroup``.
+        by: For ``redundancy`` and ``cluster``: ``composition`` or ``structure``.
+        threshold: For them, in the unit of the metric; see `redundancy.metrics.METRICS`.
+        metric: For them; see `redundancy.reduce.reduce`.
+        dropped: For ``redundancy``: dropped rows stay ``out`` of all parts, or go to the part of
+            the kept row nearest to them, ``with_kept``.
 
     Raises:
         InputError: If fractions or folds make no sense, or there are too few groups to divide.
-        UnknownNameError: If the kind or the target is unknown.
+        UnknownNameError: If the kind, the target or the metric is unknown.
     """
     if kind not in get_args(Kind):
         raise UnknownNameError("split", kind, list(get_args(Kind)))
+    if dropped not in {"out", "with_kept"}:
+        raise UnknownNameError("place for dropped rows", dropped, ["out", "with_kept"])
     if kind == "matbench" and n_folds is None:
         n_folds = 5
     _check(fractions, n_folds, fold)
@@ -170,14 +185,25 @@ def split(
         settings["elements"] = list(held_out)
         members = _split_rest(torch.arange(len(batch)), tested, fractions, rng)
     else:
-        if kind == "prototype":
-            settings["symprec"] = symprec
-        groups = _groups(table, kind, symprec)
+        used = torch.arange(len(batch))
+        if kind in {"redundancy", "cluster"}:
+            found = reduced(batch, by, threshold, metric)
+            settings |= {**found.settings, "clusters": len(found)}
+            groups = found.cluster_id
+            if kind == "redundancy":
+                settings["dropped"] = dropped
+                if dropped == "out":
+                    used, groups = found.keep, torch.arange(len(found))
+        else:
+            if kind == "prototype":
+                settings["symprec"] = symprec
+            groups = groups_of(batch, kind, symprec)
+        members = torch.full((len(batch),), -1)
         if n_folds is None:
-            members = _divide(groups, fractions, rng)
+            members[used] = _divide(groups, fractions, rng)
         else:
             tested = _divide(groups, (1 / n_folds,) * n_folds, rng) == fold
-            members = _split_rest(groups, tested, fractions, rng)
+            members[used] = _split_rest(groups, tested, fractions, rng)
     rows = [torch.nonzero(members == part).flatten() for part in range(3)]
     return Split(
         kind=kind,
@@ -247,44 +273,6 @@ def _table(data: Table | CrystalBatch | CompositionBatch) -> Table:
     if isinstance(data, CrystalBatch):
         return LabelledCrystals(crystals=data)
     return LabelledCompositions(compositions=data) if isinstance(data, CompositionBatch) else data
-
-
-def _groups(table: Table, kind: str, symprec: float) -> Tensor:
-    """Return a group number for each row."""
-    batch = items(table)
-    if kind == "random":
-        return torch.arange(len(batch))
-    if kind == "formula":
-        return _numbered(batch.formula)
-    if not isinstance(table, LabelledCrystals):
-        raise InputError(
-            "A split by prototype needs structures, and this table has compositions only. Split "
-            "by formula, element, or at random."
-        )
-    from matmill.crystals.composition import anonymous_formulas
-
-    batch = table.crystals
-    space_groups = _space_groups(table, symprec).tolist()
-    return _numbered(tuple(zip(anonymous_formulas(batch), space_groups, strict=True)))
-
-
-def _space_groups(table: LabelledCrystals, symprec: float) -> Tensor:
-    """Return the space group of each row: the table's ``spacegroup``, else found with symprec."""
-    from matmill.crystals import symmetry
-
-    known = table.crystals.properties.get("spacegroup")
-    numbers = torch.zeros(len(table)) if known is None else known.nan_to_num(nan=0.0)
-    numbers = numbers.round().long()
-    missing = torch.nonzero((numbers < 1) | (numbers > 230)).flatten()
-    if len(missing):
-        found = symmetry.find(table.crystals.select(missing), symprec=symprec)
-        numbers[missing] = found.number.to(numbers)
-    return numbers
-
-
-def _numbered(keys: Sequence[object]) -> Tensor:
-    numbers: dict[object, int] = {}
-    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def _divide(groups: Tensor, shares: Sequence[float], rng: torch.Generator) -> Tensor:
