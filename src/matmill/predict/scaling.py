@@ -9,7 +9,9 @@ from torch import Tensor
 
 from matmill.errors import DataError
 from matmill.quantities import BY_COLUMN, Quantity
+from matmill.randomness import child
 
+_PLAIN_SAMPLE = 500
 _SMALLEST = 0.1  # GPa and the like; smaller values go in as this, the logarithm needs one
 
 
@@ -38,8 +40,17 @@ class TargetScale:
     is_class: bool = False
 
     @classmethod
-    def of(cls, column: str, values: Float[Tensor, " n"]) -> "TargetScale":
+    def of(
+        cls, column: str, values: Float[Tensor, " n"], *, is_plain: bool = False, seed: int = 0
+    ) -> "TargetScale":
         """Return the scale for these training values; NaN are left out.
+
+        Args:
+            column: Name with unit.
+            values: In that unit.
+            is_plain: Take mean and standard deviation of at most 500 values, no logarithm and no
+                floor, as the original CGCNN does.
+            seed: Chooses these 500.
 
         Raises:
             DataError: If fewer than two different values are known.
@@ -61,6 +72,18 @@ class TargetScale:
                 low=0.0,
                 high=1.0,
                 is_class=True,
+            )
+        if is_plain:
+            order = torch.randperm(len(known), generator=child(seed, "scale", column))
+            sample = known[order[:_PLAIN_SAMPLE]]
+            return cls(
+                column=column,
+                is_log=False,
+                center=float(sample.mean()),
+                spread=float(sample.std()) or 1.0,
+                floor=None,
+                low=float(known.min()),
+                high=float(known.max()),
             )
         quantity: Quantity | None = BY_COLUMN.get(column)
         is_log = quantity is not None and quantity.log

@@ -1,6 +1,6 @@
 """What a property network trains on: batches of graphs with labels, and the loss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,8 @@ from matmill.graphs.graph import Graph
 _SMALL_CELL = 20  # atoms; larger cells cost more than they teach, so they are drawn less often
 _MOST_DRAWS = 4.0
 _FEWEST_DRAWS = 0.25
-Loss = Literal["l1", "robust-l1", "robust-l2"]
+_VALIDATION_CRYSTALS = 256
+Loss = Literal["l1", "mse", "robust-l1", "robust-l2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class GraphBatches:
         mean_atoms = float((graph.n_atoms * self.draws).sum() / self.draws.sum())
         self.max_atoms = max(int(1.5 * n_crystals * mean_atoms), int(graph.n_atoms.max()))
 
+    @property
+    def n_steps(self) -> int:
+        """About how many batches an epoch has."""
+        return max(1, round(float(self.draws.sum()) / self.n_crystals))
+
     def epoch(self, number: int, rng: torch.Generator) -> Iterator[LabelledGraphs]:
         """Yield the batches of one epoch."""
         whole = self.draws.floor()
@@ -65,6 +71,32 @@ class GraphBatches:
             index = rows[places]
             if int(self.graph.n_atoms[index].sum()) < 2:
                 continue  # one atom has no batch statistics
+            yield LabelledGraphs(self.graph.select(index), self.labels[index])
+
+
+class PlainBatches:
+    """Batches for `fit`: every crystal once an epoch, in an order by chance, as many in each.
+
+    Args:
+        graph: All training graphs.
+        labels: Their labels on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
+        n_crystals: Crystals in a batch; the last one may have fewer.
+    """
+
+    def __init__(
+        self, graph: Graph, labels: Float[Tensor, "n_crystals n_targets"], *, n_crystals: int
+    ) -> None:
+        self.graph, self.labels, self.n_crystals = graph, labels, n_crystals
+        self.shares = torch.isfinite(labels).float().mean(0)
+
+    @property
+    def n_steps(self) -> int:
+        """How many batches an epoch has."""
+        return -(-len(self.graph) // self.n_crystals)
+
+    def epoch(self, number: int, rng: torch.Generator) -> Iterator[LabelledGraphs]:  # noqa: ARG002
+        """Yield the batches of one epoch."""
+        for index in torch.randperm(len(self.graph), generator=rng).split(self.n_crystals):
             yield LabelledGraphs(self.graph.select(index), self.labels[index])
 
 
@@ -92,9 +124,11 @@ class PropertyTask(nn.Module):
         shares: Share of drawn crystals that carry each label, ``(n_targets,)``.
         weights: Weight of each target.
         is_class: Which targets are classes; none by default.
-        loss: ``l1``: the mean learns from the absolute error alone. ``robust-l1`` and
+        loss: ``l1``: the mean learns from the absolute error alone, ``mse``: from the squared
+            one. ``robust-l1`` and
             ``robust-l2``: the likelihood under a Laplace or normal law, by which rows that are
             hard to predict weigh less.
+        rate_factors: Factors on the learning rate by name of the network's parameter.
 
     Source:
         Goodall and Lee, Roost (2020), for the robust losses.
@@ -112,8 +146,11 @@ class PropertyTask(nn.Module):
         *,
         is_class: Tensor | None = None,
         loss: Loss = "l1",
+        rate_factors: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        factors = rate_factors or {}
+        self.rate_factors = {f"network.{name}": factor for name, factor in factors.items()}
         self.network, self.kind = network, loss
         is_class = torch.zeros(len(weights), dtype=torch.bool) if is_class is None else is_class
         self.register_buffer("is_class", is_class, persistent=False)
@@ -130,16 +167,32 @@ class PropertyTask(nn.Module):
             # σ² = 2 b², as everywhere that b, the expected absolute error, becomes a deviation.
             noise = 0.25 * error.square() * torch.exp(-2.0 * expected) + expected
         else:
-            watched = self.is_class if self.kind == "robust-l1" else torch.ones_like(self.is_class)
+            is_robust = self.kind == "robust-l1"
+            watched = self.is_class if is_robust else torch.ones_like(self.is_class)
             seen = torch.where(watched, error.detach(), error)
             noise = seen * torch.exp(-expected) + expected
         noise = noise * is_known
         own = error if self.kind == "l1" else torch.zeros_like(error)
-        goal = torch.where(self.is_class, error.square(), own)
+        is_squared = torch.ones_like(self.is_class) if self.kind == "mse" else self.is_class
+        goal = torch.where(is_squared, error.square(), own)
         # Divide by the expected number of labels, not by the number in this batch: a rare label
         # that happens to occur once would otherwise weigh as much as a hundred common ones.
         scale = self.weights / (self.shares.clamp_min(1e-6) * len(batch.labels))
-        share = 0.2 if self.kind == "l1" else 1.0
+        share = 0.2 if self.kind in ("l1", "mse") else 1.0
         total = (goal.sum(0) * scale).sum() + share * (noise.sum(0) * scale).sum()
         mean_error = error.detach().sum() / is_known.sum().clamp_min(1)
         return {"loss": total, "mean_error": mean_error}
+
+
+def mean_error(
+    graph: Graph, labels: Float[Tensor, "n_crystals n_targets"], task: nn.Module
+) -> float:
+    """Return the mean absolute error of a task's network on the learned scale."""
+    device = next(task.parameters()).device
+    total, n_known = 0.0, 0
+    for rows in torch.arange(len(graph)).split(_VALIDATION_CRYSTALS):
+        mean, _ = task.network(graph.select(rows).to(device))  # pyright: ignore[reportCallIssue]
+        error = (mean.cpu() - labels[rows]).abs()
+        total += float(error.nansum())
+        n_known += int(torch.isfinite(error).sum())
+    return total / max(n_known, 1)

@@ -4,94 +4,39 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from matmill import __version__
-from matmill.config import Settings
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table, items
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
-from matmill.predict.ensemble import KIND, EnsembleModel, load_model
+from matmill.predict.ensemble import KIND, EnsembleModel
 from matmill.predict.finish import calibrate_model, describe_domain
-from matmill.predict.networks import graphs_for, make_network, reads_compositions
-from matmill.predict.protocol import shipped_files
+from matmill.predict.networks import degree_read, graphs_for, reads_compositions, takes_merged
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
-from matmill.predict.task import GraphBatches, Loss, PropertyTask
+from matmill.predict.settings import TrainSettings
+from matmill.predict.start import Start, open_start
+from matmill.predict.task import GraphBatches, PlainBatches, PropertyTask, mean_error
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child_seed
 from matmill.training.checkpoint import write_atomically
 from matmill.training.fit import FitSettings, fit
 from matmill.training.trackers import Tracker
 
+__all__ = ["TrainSettings", "train_predictor"]
+
 _DOMAIN_ROWS = 20_000
 _STEPS = 20_000  # of a member, unless the data are few
 _MOST_EPOCHS = 300
-_FRESH_LAYERS = ("hidden", "out", "noise")  # not taken from a stem, so that members differ
-
-
-class TrainSettings(Settings):
-    """How to train a predictor.
-
-    Attributes:
-        network: ``cgcnn`` reads structures, ``composition`` and ``roost`` only what they are
-            made of.
-        n_members: Networks in the ensemble.
-        width: Features of an atom.
-        hidden: Width of the layers after pooling.
-        n_layers: Convolutions or rounds of messages; ``composition`` has none.
-        n_neighbors: Nearest neighbours of each atom.
-        cutoff_angstrom: Farthest neighbour.
-        max_atoms: Larger cells are left out.
-        batch_crystals: Crystals in a training batch.
-        epochs: Passes over the data; by default as many as the size of the data suggests.
-        seconds_per_member: Training time of each member at most; None sets no limit.
-        stem_seconds: Time to train one network whose weights all members start from, with fresh
-            last layers; 0 starts each from scratch. Worth it when time is short: members are then
-            less different, but each has seen more.
-        learning_rate: Peak rate.
-        loss: What the mean learns from; see `predict.task.PropertyTask`.
-        auxiliary_weight: Weight of targets that only help the others to learn.
-        precision: ``auto`` takes bfloat16 where it pays.
-        devices: How many devices to train on.
-        accelerator: Lightning's name of the device.
-    """
-
-    network: str = "cgcnn"
-    n_members: Annotated[int, Field(ge=1)] = 3
-    width: Annotated[int, Field(gt=0)] = 64
-    hidden: Annotated[int, Field(gt=0)] = 128
-    n_layers: Annotated[int, Field(gt=0)] = 3
-    n_neighbors: Annotated[int, Field(gt=0)] = 12
-    cutoff_angstrom: Annotated[float, Field(gt=0.0)] = 8.0
-    max_atoms: Annotated[int, Field(gt=0)] = 200
-    batch_crystals: Annotated[int, Field(gt=0)] = 64
-    epochs: Annotated[int, Field(gt=0)] | None = None
-    seconds_per_member: Annotated[float, Field(gt=0.0)] | None = None
-    stem_seconds: Annotated[float, Field(ge=0.0)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    loss: Loss = "l1"
-    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.3
-    precision: Any = "auto"
-    devices: Annotated[int, Field(gt=0)] = 1
-    accelerator: str = "auto"
-
-    def network_settings(self) -> dict[str, Any]:
-        """Return what the network's constructor takes beside the number of targets."""
-        sizes = {"width": self.width, "hidden": self.hidden}
-        if self.network == "composition":
-            return sizes
-        if reads_compositions(self.network):
-            return {**sizes, "n_layers": self.n_layers}
-        return {**sizes, "n_layers": self.n_layers, "cutoff": self.cutoff_angstrom}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +74,10 @@ def train_predictor(
         settings: Network and training.
         folder: For checkpoints, logs and cached graphs.
         seed: Everything random follows from it.
-        start_from: A predictor whose lower layers the members start from: its path, or
-            ``"shipped"``. With few rows of your own that is worth more than any setting.
+        start_from: An encoder or a predictor whose lower layers the members start from: a path,
+            ``"shipped"`` or ``"shipped-encoder"``; see `predict.start`. With few rows of your
+            own that is worth more than any setting. Sizes that were not asked for are those of
+            the file, and layers from an encoder learn at a fifth of the rate.
         on_event: Told about progress.
         trackers: Further places for training numbers.
         about: Entries for the card: source, licence, command.
@@ -140,6 +87,8 @@ def train_predictor(
         UnknownNameError: If a column does not exist.
     """
     settings = settings or TrainSettings()
+    start = open_start(start_from, settings)
+    settings = start.settings(settings)
     columns = [table.column_name(name) for name in targets]
     helpers = [table.column_name(name) for name in auxiliary]
     if len({*columns, *helpers}) < len(columns) + len(helpers) or not columns:
@@ -148,7 +97,10 @@ def train_predictor(
     values = torch.stack([table.column(name).double() for name in [*columns, *helpers]], dim=1)
     parts = _parts(table, values[:, : len(columns)], seed)
     names = [*columns, *helpers]
-    scales = [TargetScale.of(n, values[parts.train, i]) for i, n in enumerate(names)]
+    scales = [
+        TargetScale.of(name, values[parts.train, i], is_plain=settings.scale == "mean", seed=seed)
+        for i, name in enumerate(names)
+    ]
     labels = torch.stack([s.to_learned(values[:, i]) for i, s in enumerate(scales)], dim=1).float()
     card: dict[str, Any] = {
         "kind": KIND,
@@ -172,8 +124,8 @@ def train_predictor(
     graph = _graphs(card, items(table), folder, on_event)
     members, card["training"] = _train_members(
         card,
-        _stem_of(start_from, card),
-        (graph.select(parts.train), labels[parts.train]),
+        start,
+        {part: (graph.select(rows), labels[rows]) for part, rows in vars(parts).items()},
         settings=settings,
         n_main=len(columns),
         folder=folder,
@@ -190,8 +142,8 @@ def train_predictor(
 
 def _train_members(
     card: dict[str, Any],
-    stem: dict[str, Tensor],
-    data: tuple[Graph, Tensor],
+    start: Start,
+    data: dict[str, tuple[Graph, Tensor]],
     *,
     settings: TrainSettings,
     n_main: int,
@@ -201,46 +153,41 @@ def _train_members(
     trackers: tuple[Tracker, ...],
 ) -> tuple[list[nn.Module], dict[str, Any]]:
     """Return the trained members and how each training went."""
-    batches = GraphBatches(*data, n_crystals=settings.batch_crystals)
-    weights = torch.ones(data[1].shape[1])
+    kind = GraphBatches if settings.batches == "by-size" else PlainBatches
+    batches = kind(*data["train"], n_crystals=settings.batch_crystals)
+    weights = torch.ones(data["train"][1].shape[1])
     weights[n_main:] = settings.auxiliary_weight
     is_class = torch.tensor([scale["is_class"] for scale in card["scales"]])
-    steps_per_epoch = max(1, round(float(batches.draws.sum()) / settings.batch_crystals))
-    epochs = settings.epochs
-    if epochs is None and settings.seconds_per_member is None:
-        epochs = min(_MOST_EPOCHS, max(1, round(_STEPS / steps_per_epoch)))
-    plan = FitSettings(
-        max_epochs=epochs,
-        max_seconds=settings.seconds_per_member,
-        learning_rate=settings.learning_rate,
-        decay="cosine" if settings.seconds_per_member is None else "linear-tail",
-        decay_tail=0.5,
-        clip_norm=10.0,
-        ema_decay=0.999 if steps_per_epoch * (epochs or 1000) > 5000 else 0.99,
-        precision=settings.precision,
-        devices=settings.devices,
-        accelerator=settings.accelerator,
-    )
+    plan = _plan(settings, steps_per_epoch=batches.n_steps)
     names = [f"member-{number}" for number in range(settings.n_members)]
     if settings.stem_seconds:
         names.insert(0, "stem")
     members: list[nn.Module] = []
     summaries: dict[str, Any] = {}
     for place, name in enumerate(names):
-        network = _started(card, stem, child_seed(seed, name, "initial weights"))
+        network, factors = start.network(card, child_seed(seed, name, "initial weights"))
         is_stem = name == "stem"
         limits = {"max_epochs": None, "max_seconds": settings.stem_seconds, "decay": "none"}
+        task = PropertyTask(
+            network,
+            batches.shares,
+            weights,
+            is_class=is_class,
+            loss=settings.loss,
+            rate_factors=factors,
+        )
         result = fit(
-            PropertyTask(network, batches.shares, weights, is_class=is_class, loss=settings.loss),
+            task,
             batches,
             settings=plan.model_copy(update=limits) if is_stem else plan,
             folder=folder / name,
             seed=child_seed(seed, name),
+            validate=partial(mean_error, *data["val"]) if settings.keeps_best else None,
             on_event=_staged(on_event, f"train {place + 1}/{len(names)}"),
             trackers=trackers,
         )
         if is_stem:
-            stem = dict(network.state_dict())
+            start = Start(tensors=dict(network.state_dict()), name="the stem")
         else:
             members.append(network.eval().requires_grad_(False))
         summaries[name] = {
@@ -253,31 +200,33 @@ def _train_members(
     return members, summaries
 
 
-def _stem_of(start_from: str | None, card: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a predictor's first member, if they fit this network."""
-    if start_from is None:
-        return {}
-    files = shipped_files() if start_from == "shipped" else [Path(start_from)]
-    if not files:
-        raise InputError("No predictor ships with this installation to start from.")
-    other = load_model(files[0])
-    settings = (other.card["network"], other.card["network_settings"])
-    if settings != (card["network"], card["network_settings"]):
-        raise InputError(
-            f"{files[0].name} is a network of another kind or size ({settings[0]}, {settings[1]}); "
-            "train with the same settings, or without --start-from."
+def _plan(settings: TrainSettings, *, steps_per_epoch: int) -> FitSettings:
+    """Return how to fit one member."""
+    epochs = settings.epochs
+    if epochs is None and settings.seconds_per_member is None:
+        epochs = min(_MOST_EPOCHS, max(1, round(_STEPS / steps_per_epoch)))
+    common = {
+        "max_epochs": epochs,
+        "max_seconds": settings.seconds_per_member,
+        "optimizer": settings.optimizer,
+        "learning_rate": settings.learning_rate,
+        "drop_epochs": settings.drop_epochs,
+        "precision": settings.precision,
+        "devices": settings.devices,
+        "accelerator": settings.accelerator,
+        "validate_every_steps": steps_per_epoch if settings.keeps_best else 0,
+    }
+    if settings.optimizer == "sgd":
+        return FitSettings(
+            **common, decay="none", warmup_steps=0, weight_decay=0.0, clip_norm=0.0, ema_decay=0.0
         )
-    return dict(other.members[0].state_dict())
-
-
-def _started(card: dict[str, Any], stem: dict[str, Tensor], seed: int) -> nn.Module:
-    """Return a new network, its lower layers taken from the stem where there is one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = make_network(card)
-    kept = {name: v for name, v in stem.items() if name.split(".")[0] not in _FRESH_LAYERS}
-    network.load_state_dict(kept, strict=False)
-    return network
+    return FitSettings(
+        **common,
+        decay="cosine" if settings.seconds_per_member is None else "linear-tail",
+        decay_tail=0.5,
+        clip_norm=10.0,
+        ema_decay=0.999 if steps_per_epoch * (epochs or 1000) > 5000 else 0.99,
+    )
 
 
 def _elements(table: Table) -> list[int]:
@@ -317,8 +266,11 @@ def _parts(table: Table, values: Tensor, seed: int) -> Parts:
         found = split(table, kind="formula", seed=child_seed(seed, "split"))
         parts = Parts(found.train, found.val, found.test)
     for name, rows in (("training", parts.train), ("validation", parts.val)):
-        if not bool(torch.isfinite(values[rows]).any()):
-            raise DataError(f"No {name} row has a value of the targets; check the split column.")
+        if not bool(torch.isfinite(values[rows]).any(0).all()):
+            raise DataError(
+                f"No {name} row has a value of some target; give more rows, or check the split "
+                "column."
+            )
     return parts
 
 
@@ -354,6 +306,8 @@ def _graphs(
         card["n_neighbors"],
         card["cutoff_angstrom"],
         folder=folder / "graphs",
+        is_merged=takes_merged(card["network"]),
+        degree=degree_read(card["network"]),
         on_event=on_event,
     )
 

@@ -15,6 +15,7 @@ from matmill.progress import Event, OnEvent
 from matmill.randomness import child, child_seed
 from matmill.training import checkpoint
 from matmill.training.average import MovingAverage
+from matmill.training.optimizer import load_state, make_optimizer
 from matmill.training.schedule import Limits, rate_factor
 from matmill.training.settings import FitSettings
 from matmill.training.trackers import CsvLog, Tracker
@@ -117,30 +118,10 @@ class Run:
         return True
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """Return AdamW over the trainable parameters; vectors and scales do not decay."""
-        trained = [p for p in self.task.parameters() if p.requires_grad]
-        if not trained:
-            raise InputError("The model has no trainable parameters.")
-        groups = [
-            {
-                "params": [p for p in trained if p.ndim >= 2],
-                "weight_decay": self.settings.weight_decay,
-            },
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.settings.learning_rate,
-            betas=self.settings.betas,
-            fused=trained[0].device.type in ("cpu", "cuda"),
-        )
+        """Return the optimiser, in the state of the run that goes on."""
+        self.optimizer = make_optimizer(self.task, self.settings)
         if self._optimizer_tensors:
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in self._optimizer_tensors.items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = tensor
-            fresh = self.optimizer.state_dict()
-            self.optimizer.load_state_dict({**fresh, "state": state})
+            load_state(self.optimizer, self._optimizer_tensors)
         return self.optimizer
 
     def begin(self, *, rank: int, n_ranks: int, device: torch.device) -> None:
@@ -285,8 +266,9 @@ class Run:
             decay=self.settings.decay,
             tail=self.settings.decay_tail,
         )
+        self._rate *= 0.1 ** sum(counters.epoch >= epoch for epoch in self.settings.drop_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._rate * group["factor"]
 
     # ------------------------------------------------------------------ many processes
     def _shared_seconds(self) -> float:

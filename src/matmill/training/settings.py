@@ -1,6 +1,6 @@
 """Settings of a training; shared by both model families."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,14 @@ class FitSettings(Settings):
         max_steps: Optimiser steps, or None.
         max_epochs: Passes over the data, or None.
         max_seconds: Seconds of training summed over all sittings, or None.
-        learning_rate: Peak rate of AdamW.
-        betas: Decay of its two moments.
+        optimizer: ``adamw``, or ``sgd`` with momentum.
+        learning_rate: Peak rate.
+        betas: Decay of the two moments of AdamW.
+        momentum: Of SGD.
         weight_decay: On matrices only.
         warmup_steps: Steps over which the rate rises.
         decay: How the rate falls: ``linear-tail``, ``cosine`` or ``none``.
+        drop_epochs: Epochs from which on the rate is a tenth of what it was before.
         decay_tail: Share of the training over which ``linear-tail`` falls to 0.
         clip_norm: Largest gradient norm; 0 does not clip.
         ema_decay: Decay of the average of the weights, reached gradually.
@@ -36,11 +39,14 @@ class FitSettings(Settings):
     max_steps: Annotated[int, Field(ge=0)] | None = None
     max_epochs: Annotated[int, Field(ge=0)] | None = None
     max_seconds: Annotated[float, Field(ge=0.0)] | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Decay = "linear-tail"
+    drop_epochs: tuple[int, ...] = ()
     decay_tail: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
     clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
