@@ -27,6 +27,7 @@ from matmill.training import checkpoint
 
 KIND = "matmill predictor"
 _CHUNK_ATOMS = 4096
+_SUREST = 0.998  # of classes learned as -1 and 1: no probability beyond 0.001 and 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class RawOutputs:
 
     Attributes:
         mean: Mean over the members, ``(n_crystals, n_targets)``.
-        std: Uncalibrated: spread of the members and the noise that they expect, same shape.
+        std: Uncalibrated: spread of the members and the noise that they expect, same shape; of
+            classes what their probability leaves open.
         features: Learned features on the principal axes of training, ``(n_crystals, n_axes)``.
         distance: How far these lie from the training set's, ``(n_crystals,)``.
         members: Mean of each member, ``(n_members, n_crystals, n_targets)``.
@@ -110,17 +112,21 @@ class EnsembleModel:
             means.append(member.out(own).double())  # pyright: ignore[reportCallIssue]
             noises.append(member.noise(own).double())  # pyright: ignore[reportCallIssue]
         assert features is not None
+        is_class = torch.tensor([scale.is_class for scale in self.scales]).to(features.device)
         stacked = torch.stack(means)
+        stacked = torch.where(is_class, stacked.clamp(-_SUREST, _SUREST), stacked)
         # The noise head gives the log of a mean absolute error b of a Laplace law: variance 2 b².
         noise = 2.0 * torch.exp(2.0 * torch.stack(noises).clamp(-8.0, 4.0)).mean(0)
-        spread = stacked.var(0, unbiased=len(means) > 1) if len(means) > 1 else 0.0
+        variance = noise + (stacked.var(0) if len(means) > 1 else 0.0)
+        # Classes are learned as -1 and 1, where p (1 - p) is a quarter of this.
+        variance = torch.where(is_class, 1.0 - stacked.mean(0).square(), variance)
         distance = torch.zeros(len(graph), dtype=torch.float64, device=noise.device)
         if self.domain:
             features = self.domain.project(features)
             distance = self.domain.distance_of_projected(features)
         return RawOutputs(
             mean=stacked.mean(0),
-            std=(noise + spread).sqrt(),
+            std=variance.sqrt(),
             features=features,
             distance=distance,
             members=stacked,

@@ -51,7 +51,8 @@ def calibrate_model(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
             raise DataError(f"No validation row has a value of '{column}'; check the split column.")
         error = raw.mean[is_known, target] - labels[is_known, target].double()
         std = raw.std[is_known, target]
-        factor = std_factor(error, std)
+        # The deviation of a class follows from its probability; a factor would part the two.
+        factor = 1.0 if model.scales[target].is_class else std_factor(error, std)
         scores = residual_scores(error, std * factor)
         calibration[column] = {
             "n_calibration": int(is_known.sum()),

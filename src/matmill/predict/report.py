@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,21 @@ from typing import Any
 from matmill.crystals.files import read
 from matmill.crystals.records import Complaint
 from matmill.errors import InputError
-from matmill.predict.ensemble import EnsemblePredictor, load_model
+from matmill.predict.ensemble import EnsemblePredictor
+from matmill.predict.exact import ExactPredictor
 from matmill.predict.protocol import (
     DEFAULT_COVERAGE,
+    Prediction,
     Predictor,
+    kinds_of,
+    load_file,
     load_predictor,
     predict_many,
     shipped,
 )
 from matmill.progress import Event, OnEvent, ignore
 from matmill.quantities import BY_COLUMN, Quantity
-from matmill.training.checkpoint import write_atomically
+from matmill.training.checkpoint import card_path, write_atomically
 
 _CHUNK_ATOMS = 20_000
 
@@ -33,7 +38,9 @@ class Report:
     Attributes:
         columns: The properties, in the order they were asked for.
         rows: One a crystal: ``id``, ``file``, ``formula``, and for each column its value, and
-            ``_std``, ``_low``, ``_high``, ``_in_domain``.
+            ``_std``, ``_low``, ``_high``, ``_interval`` (its kind, and whether anything stands
+            behind it), ``_effective_size`` (calibration rows that it leans on), ``_in_domain``,
+            ``_reason`` (why it is not).
         complaints: What could not be read.
         coverage: Of the intervals.
         models: By column, the SHA-256 of the weights; empty for computed properties.
@@ -59,7 +66,8 @@ class Report:
             writer.writerows(self.rows)
             write_atomically(path, buffer.getvalue().encode())
         elif suffix == ".json":
-            text = json.dumps({"coverage": self.coverage, "predictions": self.rows}, indent=2)
+            rows = [{name: _finite(value) for name, value in row.items()} for row in self.rows]
+            text = json.dumps({"coverage": self.coverage, "predictions": rows}, indent=2)
             write_atomically(path, text.encode())
         elif suffix == ".parquet":
             import pyarrow as pa
@@ -78,6 +86,7 @@ def predict_files(
     *,
     model: Path | None = None,
     coverage: float = DEFAULT_COVERAGE,
+    intervals: str = "split",
     device: str = "cpu",
     on_event: OnEvent = ignore,
 ) -> Report:
@@ -88,35 +97,34 @@ def predict_files(
         properties: What to predict; by default all that the model, or else matmill, offers.
         model: Own predictor in place of the shipped ones.
         coverage: Of the intervals, in (0, 1).
+        intervals: Kind of interval, see `predict.intervals`. ``shifted`` compares all crystals
+            together with those of calibration.
         device: Where the networks run.
         on_event: Told about progress.
 
     Raises:
         UnknownNameError: If a property cannot be predicted.
+        InputError: If a predictor cannot give this kind of interval.
         DataError: If nothing can be read.
     """
     predictors = _predictors(properties, model)
+    _check_kind(predictors, intervals)
     for predictor in predictors:
         if isinstance(predictor, EnsemblePredictor):
             predictor.to(device)
     found = read(list(files), on_event=on_event)
     crystals = found.crystals
     rows: list[dict[str, Any]] = []
-    for part in crystals.chunks(_CHUNK_ATOMS):
-        predictions = predict_many(part, predictors, coverage=coverage)
+    # A shift is a matter of the whole population, so it cannot be seen in parts.
+    parts = [crystals] if intervals == "shifted" else crystals.chunks(_CHUNK_ATOMS)
+    for part in parts:
+        predictions = predict_many(part, predictors, coverage=coverage, intervals=intervals)
+        cells = {column: _cells(prediction) for column, prediction in predictions.items()}
         ids = part.ids or ("",) * len(part)
         for i, (name, formula) in enumerate(zip(ids, part.formula, strict=True)):
-            row: dict[str, Any] = {
-                "id": name,
-                "file": found.files[len(rows)],
-                "formula": formula,
-            }
-            for column, prediction in predictions.items():
-                row[column] = float(prediction.mean[i])
-                row[f"{column}_std"] = float(prediction.std[i])
-                row[f"{column}_low"] = float(prediction.low[i])
-                row[f"{column}_high"] = float(prediction.high[i])
-                row[f"{column}_in_domain"] = bool(prediction.in_domain[i])
+            row: dict[str, Any] = {"id": name, "file": found.files[len(rows)], "formula": formula}
+            for column, fields in cells.items():
+                row |= {f"{column}{ending}": values[i] for ending, values in fields.items()}
             rows.append(row)
         on_event(Event(stage="predict", done=len(rows), total=len(crystals)))
     return Report(
@@ -135,9 +143,50 @@ def _predictors(properties: Sequence[str], model: Path | None) -> list[Predictor
             raise InputError("No predictor is installed; train one, or ask for density.")
         predictors = [load_predictor(name) for name in names]
     else:
-        ensemble = load_model(model)
-        predictors = [ensemble.view(name) for name in properties or ensemble.columns]
+        columns = _card(model).get("columns") or [None]
+        predictors = [load_file(model, column=name) for name in properties or columns]
     return list({predictor.column: predictor for predictor in predictors}.values())
+
+
+def _card(model: Path) -> dict[str, Any]:
+    path = card_path(model)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _check_kind(predictors: Sequence[Predictor], intervals: str) -> None:
+    """Refuse a kind of interval that a predictor cannot give; computed values need none."""
+    lacking = [
+        p.column
+        for p in predictors
+        if intervals not in ("split", *kinds_of(p)) and not isinstance(p, ExactPredictor)
+    ]
+    if lacking:
+        raise InputError(
+            f"The predictor of {', '.join(lacking)} cannot give intervals of the kind "
+            f"'{intervals}': it was saved without calibration rows. Train it again, or ask for "
+            "plain intervals."
+        )
+
+
+def _cells(prediction: Prediction) -> dict[str, list[Any]]:
+    """Return the values of the columns of one property, by the ending of their names."""
+    n = len(prediction)
+    size = prediction.effective_size
+    return {
+        "": prediction.mean.tolist(),
+        "_std": prediction.std.tolist(),
+        "_low": prediction.low.tolist(),
+        "_high": prediction.high.tolist(),
+        "_interval": list(prediction.interval) or [""] * n,
+        "_effective_size": [None] * n if size is None else [round(x, 1) for x in size.tolist()],
+        "_in_domain": prediction.in_domain.tolist(),
+        "_reason": list(prediction.reasons) or [""] * n,
+    }
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - a cell of any kind
+    """Return null for infinities and NaN, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _quantity(column: str) -> Quantity:

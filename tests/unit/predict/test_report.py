@@ -13,6 +13,7 @@ from matmill.predict.report import predict_files
 from matmill.predict.train import TrainSettings, train_predictor
 
 N = 36
+ENDINGS = ("", "_std", "_low", "_high", "_interval", "_effective_size", "_in_domain", "_reason")
 
 
 def _salts():
@@ -73,7 +74,7 @@ def test_rows_complaints_and_order(folder, model):
         "id",
         "file",
         "formula",
-        *(f"my_gap_ev{end}" for end in ("", "_std", "_low", "_high", "_in_domain")),
+        *(f"my_gap_ev{end}" for end in ENDINGS),
     }
     assert len(report.models["my_gap_ev"]) == 64
 
