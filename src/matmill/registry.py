@@ -46,6 +46,8 @@ predictors = Registry(
         "cgcnn": "matmill.predict.ensemble:EnsemblePredictor",
         "composition": "matmill.predict.ensemble:CompositionPredictor",
         "median": "matmill.predict.median:MedianPredictor",
+        "transformer": "matmill.predict.transformer:TransformerPredictor",
+        "roost": "matmill.predict.roost:RoostPredictor",
     },
 )
 generators = Registry(

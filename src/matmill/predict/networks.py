@@ -12,13 +12,15 @@ from matmill.graphs.composition import composition_graph
 from matmill.graphs.graph import Graph, build
 
 # name -> "module:class". The class takes the number of targets and the card's network_settings,
-# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Two
+# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Three
 # attributes of the class tell what it reads: `reads` is "structure" (the default) or
-# "composition", and `takes_merged` is True where merged nodes and edges are understood.
+# "composition", and `takes_merged` is True where merged nodes and edges are understood,
+# and `reads_degree` is the degree of the directions of neighbours that it needs.
 NETWORKS = {
     "cgcnn": "matmill.predict.cgcnn:Cgcnn",
     "composition": "matmill.predict.baselines:CompositionNetwork",
     "roost": "matmill.predict.roost:Roost",
+    "transformer": "matmill.predict.transformer:CrystalTransformer",
 }
 
 
@@ -49,6 +51,11 @@ def takes_merged(kind: str) -> bool:
     return getattr(network_class(kind), "takes_merged", False)
 
 
+def degree_read(kind: str) -> int | None:
+    """Return the degree of the directions that a network reads; None if it reads none."""
+    return getattr(network_class(kind), "reads_degree", None)
+
+
 def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> Graph:
     """Return graphs as the networks of a card read them; compositions need no neighbours.
 
@@ -69,4 +76,5 @@ def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> 
         k=card["n_neighbors"],
         cutoff=card["cutoff_angstrom"],
         is_merged=takes_merged(kind),
+        degree=degree_read(kind),
     )

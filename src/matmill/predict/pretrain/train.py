@@ -16,7 +16,7 @@ from matmill.config import Settings
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.graphs.graph import Graph, build_cached
-from matmill.predict.networks import make_network, reads_compositions, takes_merged
+from matmill.predict.networks import degree_read, make_network, reads_compositions, takes_merged
 from matmill.predict.pretrain.encoder import save_encoder
 from matmill.predict.pretrain.surrogates import (
     SURROGATES,
@@ -165,6 +165,7 @@ def pretrain(
             settings.cutoff_angstrom,
             folder=folder / "graphs",
             is_merged=takes_merged(settings.network),
+            degree=degree_read(settings.network),
             on_event=on_event,
         )
     batches = BalancedBatches(graph, labels, size=settings.batch)
