@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.composition import element_counts
+from matmill.crystals.compositions import CompositionBatch
 from matmill.crystals.elements import table
 from matmill.errors import MissingExtraError
 from matmill.graphs.graph import Graph
@@ -71,10 +71,12 @@ class CompositionNetwork(nn.Module):
         return self.out(features).float(), self.noise(features.detach()).float()
 
 
-def composition_descriptors(batch: CrystalBatch) -> Float[Tensor, "n_crystals n_columns"]:
+def composition_descriptors(
+    batch: CrystalBatch | CompositionBatch,
+) -> Float[Tensor, "n_crystals n_columns"]:
     """Return element fractions and weighted statistics of element facts, for tree models."""
-    counts = element_counts(batch).double()
-    fractions = counts / counts.sum(1, keepdim=True).clamp_min(1.0)
+    compositions = CompositionBatch.of(batch) if isinstance(batch, CrystalBatch) else batch
+    counts, fractions = compositions.amounts, compositions.fractions
     columns = [fractions, (counts > 0).sum(1, keepdim=True).double()]
     for name in _FACTS:
         values = table(name)
@@ -89,9 +91,9 @@ def composition_descriptors(batch: CrystalBatch) -> Float[Tensor, "n_crystals n_
 
 
 def boosted_trees_mae(
-    train: CrystalBatch,
+    train: CrystalBatch | CompositionBatch,
     train_values: Float[Tensor, " n_train"],
-    test: CrystalBatch,
+    test: CrystalBatch | CompositionBatch,
     test_values: Float[Tensor, " n_test"],
     *,
     is_log: bool,
@@ -102,9 +104,9 @@ def boosted_trees_mae(
     For evaluation only: trees cannot be stored without pickle. Rows without a value are left out.
 
     Args:
-        train: Training crystals.
+        train: Training crystals or compositions.
         train_values: Their values, NaN where unknown.
-        test: Test crystals.
+        test: Those to test on.
         test_values: Their values.
         is_log: Learn the logarithm and report the error of the logarithm (base 10).
         seed: Of the trees.

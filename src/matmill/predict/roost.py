@@ -7,16 +7,28 @@ what follows the activation is linear, so it is applied after the weighted sum. 
 function as it was published and take most of the cost.
 """
 
+import json
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from matmill.data.compositions import Table
 from matmill.graphs.graph import Graph
 from matmill.predict.cgcnn import N_ELEMENTS, element_features
+from matmill.predict.ensemble import EnsemblePredictor
+from matmill.predict.pretrain.encoder import DEFAULT_SHIPPED, SHIPPED
+from matmill.progress import OnEvent, ignore
+from matmill.training.checkpoint import card_path
+
+FROM_NOTHING: dict[str, Any] = {"n_members": 5, "learning_rate": 1e-3, "epochs": 100}
+"""Settings that were best from random weights; see ``benchmarks/roost.py``."""
+FINE_TUNE: dict[str, Any] = {"n_members": 5, "learning_rate": 1e-3, "epochs": 30}
+"""Settings that were best from the encoder that ships."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +68,8 @@ class SoftAttention(nn.Module):
 
     Args:
         width: Features of an element.
-        hidden: Width of the gate and message nets of each head.
+        hidden: Width of the message net of each head; its gate net, which gives one number only,
+            has a quarter of that.
         n_heads: Number of heads.
         has_own: Gates and messages also see the element that listens.
 
@@ -67,38 +80,43 @@ class SoftAttention(nn.Module):
 
     def __init__(self, width: int, *, hidden: int, n_heads: int, has_own: bool) -> None:
         super().__init__()
-        self.n_heads, self.hidden = n_heads, hidden
-        wide = n_heads * hidden
-        self.gate_own = nn.Linear(width, wide, bias=False) if has_own else None
-        self.gate_other = nn.Linear(width, wide)
-        self.gate = nn.Parameter(torch.empty(n_heads, hidden))
-        nn.init.uniform_(self.gate, -(hidden**-0.5), hidden**-0.5)
-        self.said_own = nn.Linear(width, wide, bias=False) if has_own else None
-        self.said_other = nn.Linear(width, wide)
+        self.n_heads, self.has_own = n_heads, has_own
+        narrow = max(4, hidden // 4)
+        self.gate_net = _PairNet(width, n_heads * narrow, has_own=has_own)
+        self.gate = nn.Parameter(torch.empty(n_heads, narrow))
+        nn.init.uniform_(self.gate, -(narrow**-0.5), narrow**-0.5)
+        self.message_net = _PairNet(width, n_heads * hidden, has_own=has_own)
         # The mean over heads is part of this product.
-        self.message = nn.Linear(wide, width)
+        self.message = nn.Linear(n_heads * hidden, width)
         self.power = nn.Parameter(torch.ones(n_heads))
 
     def forward(
         self, elements: Float[Tensor, "n most width"], sets: ElementSets
     ) -> Float[Tensor, "n *most width"]:
         """Return what each element hears, or what the whole set says without ``has_own``."""
-        gates = self._pairs(elements, self.gate_own, self.gate_other)
-        gate = torch.einsum("nijhk,hk->nijh", gates, self.gate)
+        gate = (self.gate_net(elements).unflatten(-1, self.gate.shape) * self.gate).sum(-1)
         gate = gate + (self.power * sets.log_fraction[..., None])[:, None]
         share = gate.masked_fill(~sets.mask[:, None, :, None], -torch.inf).softmax(dim=2)
-        said = self._pairs(elements, self.said_own, self.said_other)
+        said = self.message_net(elements).unflatten(-1, (self.n_heads, -1))
         heard = self.message((share[..., None] * said).sum(2).flatten(2))
-        return heard[:, 0] if self.said_own is None else heard
+        return heard if self.has_own else heard[:, 0]
 
-    def _pairs(
-        self, elements: Tensor, own: nn.Linear | None, other: nn.Linear
-    ) -> Float[Tensor, "n listeners most n_heads hidden"]:
-        n, most, _ = elements.shape
-        sums = other(elements)[:, None]
-        if own is not None:
-            sums = sums + own(elements)[:, :, None]
-        return functional.leaky_relu(sums, 0.01).view(n, -1, most, self.n_heads, self.hidden)
+
+class _PairNet(nn.Module):
+    """First layer of a net on pairs (listener, speaker), or on speakers alone."""
+
+    def __init__(self, width: int, n_out: int, *, has_own: bool) -> None:
+        super().__init__()
+        self.own = nn.Linear(width, n_out, bias=False) if has_own else None
+        self.other = nn.Linear(width, n_out)
+
+    def forward(
+        self, elements: Float[Tensor, "n most width"]
+    ) -> Float[Tensor, "n listeners most n_out"]:
+        sums = self.other(elements)[:, None]
+        if self.own is not None:
+            sums = sums + self.own(elements)[:, :, None]
+        return functional.leaky_relu(sums, 0.01)
 
 
 class Roost(nn.Module):
@@ -163,4 +181,68 @@ class Roost(nn.Module):
     ) -> tuple[Float[Tensor, "n_crystals n_targets"], Float[Tensor, "n_crystals n_targets"]]:
         """Return mean and log of the expected absolute error, on the trained scale."""
         features = self.embedding(graph)
-        return self.out(features).float(), self.noise(features).float()
+        # The noise head only watches: its gradient must not disturb what the mean needs.
+        return self.out(features).float(), self.noise(features.detach()).float()
+
+
+class RoostPredictor(EnsemblePredictor):
+    """An ensemble of `Roost`: for formulas without structures, also with fractional amounts."""
+
+    network: ClassVar[str] = "roost"
+    reads: ClassVar[str] = "composition"
+
+    @classmethod
+    def fit(
+        cls,
+        table: Table,
+        target: str,
+        *,
+        folder: Path,
+        seed: int = 0,
+        on_event: OnEvent = ignore,
+        start_from: float | str | None = DEFAULT_SHIPPED,
+        **settings: float | str | None,
+    ) -> "RoostPredictor":
+        """Return a predictor trained on a table of compositions or crystals.
+
+        Args:
+            table: What to learn from.
+            target: Column; 0 and 1 are two classes, whose probability is then predicted.
+            folder: For checkpoints and logs; a killed call continues when repeated.
+            seed: Everything random follows from it.
+            on_event: Told about progress.
+            start_from: Encoder or predictor to start from; by default the one that ships, where
+                the network has its size. None starts from nothing.
+            settings: Of `predict.train.TrainSettings`.
+
+        Raises:
+            DataError: If there are too few labelled rows, or the target is constant.
+            UnknownNameError: If the column does not exist.
+        """
+        from matmill.predict.train import TrainSettings, train_predictor
+
+        start = None if start_from is None else str(start_from)
+        if start == DEFAULT_SHIPPED:
+            start = _shipped_encoder(settings)
+        defaults = FINE_TUNE if start else FROM_NOTHING
+        chosen = TrainSettings.model_validate({"network": cls.network, **defaults, **settings})
+        model = train_predictor(
+            table,
+            [target],
+            settings=chosen,
+            folder=folder,
+            seed=seed,
+            start_from=start,
+            on_event=on_event,
+        )
+        return cls(model, model.columns[0])
+
+
+def _shipped_encoder(settings: dict[str, Any]) -> str | None:
+    """Return the encoder that ships, or None where these settings ask for another size."""
+    path = SHIPPED / "compositions.safetensors"
+    if not path.is_file():
+        return None
+    made = json.loads(card_path(path).read_text(encoding="utf-8"))["network_settings"]
+    is_same = all(settings.get(name, value) == value for name, value in made.items())
+    return str(path) if is_same else None
