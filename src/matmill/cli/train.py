@@ -1,13 +1,17 @@
 """``matmill train``: predictors (and generators) from data."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from matmill.cli import progress
 from matmill.cli.options import Device, Json, Out, Quiet, Seed, pick_device
 from matmill.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from matmill.data.compositions import Table
+    from matmill.progress import OnEvent
 
 group = typer.Typer(
     no_args_is_help=True, help="Train a model on your data; an interrupted training goes on."
@@ -22,11 +26,20 @@ def register(app: typer.Typer) -> None:
 @group.command("predictor")
 def train_predictor(
     data: Annotated[
-        Path, typer.Argument(help="CSV of labels, folder, Parquet, ASE database or extxyz.")
+        Path,
+        typer.Argument(help="CSV, folder, Parquet, ASE database or extxyz; formulas alone do."),
     ],
     target: Annotated[
         list[str], typer.Option("--target", "-t", help="Column to predict; repeat for more.")
     ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="auto, tabular, boosted, cgcnn, cgcnn-reference, transformer, roost, composition.",
+        ),
+    ] = "auto",
     structures: Annotated[
         Path | None, typer.Option("--structures", help="Folder with one structure per CSV row.")
     ] = None,
@@ -35,12 +48,11 @@ def train_predictor(
     ] = None,
     auxiliary: Annotated[
         list[str] | None,
-        typer.Option("--auxiliary", help="Column to learn along, not to predict; repeat."),
+        typer.Option("--auxiliary", help="Column to learn along, not to predict; networks only."),
     ] = None,
-    network: Annotated[
-        str, typer.Option("--network", help="cgcnn (structures) or composition.")
-    ] = "cgcnn",
-    members: Annotated[int, typer.Option("--members", min=1, help="Networks to average.")] = 3,
+    members: Annotated[
+        int | None, typer.Option("--members", min=1, help="Networks to average.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="Passes over the data; default: by size.")
     ] = None,
@@ -49,7 +61,10 @@ def train_predictor(
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option("--start-from", help='Predictor to start from: "shipped", or a file.'),
+        typer.Option(
+            "--from",
+            help='Start from a pretrained encoder or predictor: a file, or "shipped".',
+        ),
     ] = None,
     tracker: Annotated[
         list[str] | None,
@@ -62,55 +77,127 @@ def train_predictor(
     quiet: Quiet = False,
     device: Device = "auto",
 ) -> None:
-    """Train an ensemble that predicts properties with honest error bars.
+    """Train a predictor of properties with honest error bars.
 
-    Rows are divided by a column "split" (train, val, test) or else by formula, 80/10/10. The
-    scores that are printed are those on the test rows. Repeat the same command after Ctrl-C or a
-    kill: it goes on where it stopped.
+    "auto" tries the models that suit the table on inner folds and says which it took and why.
+    Rows are divided by a column "split" (train, val, test) or else by formula, 80/10/10; the
+    scores that are printed are those on the test rows, which nothing else sees. Repeat the same
+    command after Ctrl-C or a kill: it goes on where it stopped.
 
     Example: matmill train predictor data.csv --structures cifs/ --target band_gap
     """
-    from matmill.data.table import open_table, require_target
-    from matmill.predict.train import TrainSettings
-    from matmill.predict.train import train_predictor as train
-    from matmill.training.trackers import make_tracker
+    from matmill.data.opening import open_rows
+    from matmill.data.parts import divided
+    from matmill.predict.networks import NETWORKS
+    from matmill.predict.scores import score_on_test
 
     path = out or Path(f"{target[0]}.safetensors")
     work = path.with_suffix(".training")
-    where = pick_device(device)
-    settings = TrainSettings(
-        network=network,
-        n_members=members,
-        epochs=epochs,
-        seconds_per_member=60.0 * minutes / members if minutes is not None else None,
-        devices=devices,
-        accelerator="cpu" if where == "cpu" else "cuda",
-    )
+    kind = _network_for_several(model, target, auxiliary, start_from)
     hint = "Repeat the command to go on."
     with progress.resumable(hint), progress.show(quiet=quiet) as on_event:
-        table = open_table(data, structures=structures, id_column=id_column, on_event=on_event)
-        if len(target) == 1:
-            table = require_target(table, target[0])
+        only = target[0] if len(target) == 1 else None
+        table = open_rows(
+            data, structures=structures, target=only, id_column=id_column, on_event=on_event
+        )
         for complaint in table.complaints:
             typer.echo(f"Left out: {complaint}", err=True)
-        model = train(
-            table,
-            target,
-            auxiliary=auxiliary or (),
-            settings=settings,
-            folder=work,
-            seed=seed,
-            start_from=start_from,
-            on_event=on_event,
-            trackers=tuple(make_tracker(n, work, run_name=path.stem) for n in tracker or ()),
-        )
-        model.save(path)
+        if kind in NETWORKS:
+            options = {
+                "n_members": members,
+                "epochs": epochs,
+                "seconds_per_member": None if minutes is None else 60.0 * minutes / (members or 3),
+                "devices": devices,
+                "accelerator": "cpu" if pick_device(device) == "cpu" else "cuda",
+            }
+            card, saved = _train_network(
+                kind,
+                table,
+                target,
+                {name: value for name, value in options.items() if value is not None},
+                extras={"auxiliary": auxiliary or (), "start_from": start_from, "seed": seed},
+                work=work,
+                path=path,
+                trackers=tracker or [],
+                on_event=on_event,
+            )
+        else:
+            from matmill import registry
+
+            table = divided(table, seed=seed)
+            predictor = registry.predictors.load(kind).fit(
+                table, target[0], folder=work, seed=seed, on_event=on_event
+            )
+            predictor.card.setdefault("scores", score_on_test(predictor, table))
+            card, saved = predictor.card, predictor.save(path)
+    choice = (card.get("choice") or {}).get("why", "")
     if json:
-        print_json({"weights": path, "scores": model.card["scores"]})
+        print_json({"weights": saved, "scores": card.get("scores", {}), "choice": choice})
         return
-    print_table(("property", "test rows", "MAE", "RMSE", "R²", "90 % covered"), _rows(model.card))
-    typer.echo(f"Predictor: {path} (card: {path.with_suffix('.json')})")
-    typer.echo(f"Use it: matmill predict FILES --model {path}")
+    if choice:
+        typer.echo(f"Chosen: {choice}")
+    print_table(("property", "test rows", "MAE", "RMSE", "R²", "90 % covered"), _rows(card))
+    typer.echo(f"Predictor: {saved} (card: {saved.with_suffix('.json')})")
+    typer.echo(f"Use it: matmill predict FILES --model {saved}")
+
+
+def _network_for_several(
+    model: str, targets: list[str], auxiliary: list[str] | None, start_from: str | None
+) -> str:
+    """Return the model to train; several targets, or a start, take a network.
+
+    Raises:
+        InputError: If the model that was named cannot do what was asked.
+    """
+    from matmill import registry
+    from matmill.errors import InputError
+    from matmill.predict.networks import NETWORKS
+
+    registry.predictors.load(model)
+    reason = (
+        "several targets"
+        if len(targets) > 1
+        else "--auxiliary"
+        if auxiliary
+        else "--from"
+        if start_from
+        else ""
+    )
+    if not reason or model in NETWORKS:
+        return model
+    if model == "auto":
+        return "cgcnn"
+    raise InputError(
+        f"--model {model} cannot be trained with {reason}. Use one of {', '.join(NETWORKS)}."
+    )
+
+
+def _train_network(
+    kind: str,
+    table: "Table",
+    target: list[str],
+    options: dict[str, Any],
+    *,
+    extras: dict[str, Any],
+    work: Path,
+    path: Path,
+    trackers: list[str],
+    on_event: "OnEvent",
+) -> tuple[dict[str, Any], Path]:
+    from matmill.predict.train import TrainSettings, train_predictor
+    from matmill.training.trackers import make_tracker
+
+    preset = "reference" if kind == "cgcnn-reference" else "tuned"
+    model = train_predictor(
+        table,
+        target,
+        settings=TrainSettings(**{"preset": preset, "network": kind, **options}),
+        folder=work,
+        on_event=on_event,
+        trackers=tuple(make_tracker(name, work, run_name=path.stem) for name in trackers),
+        **extras,
+    )
+    return model.card, model.save(path)
 
 
 def _rows(card: dict[str, Any]) -> list[tuple[object, ...]]:
@@ -123,5 +210,5 @@ def _rows(card: dict[str, Any]) -> list[tuple[object, ...]]:
             scores["r2"],
             scores["intervals"]["0.90"]["covered"],
         )
-        for column, scores in card["scores"].items()
+        for column, scores in card.get("scores", {}).items()
     ]
