@@ -43,9 +43,12 @@ predictors = Registry(
     "predictor",
     {
         "auto": "matmill.predict.auto:AutoPredictor",
+        "boosted": "matmill.predict.tabular.predictor:BoostedPredictor",
         "cgcnn": "matmill.predict.ensemble:EnsemblePredictor",
+        "cgcnn-reference": "matmill.predict.reference:ReferencePredictor",
         "composition": "matmill.predict.ensemble:CompositionPredictor",
         "median": "matmill.predict.median:MedianPredictor",
+        "tabular": "matmill.predict.tabular.predictor:TabularPredictor",
         "transformer": "matmill.predict.transformer:TransformerPredictor",
         "roost": "matmill.predict.roost:RoostPredictor",
     },

@@ -65,6 +65,7 @@ class Learner:
         fit: Function of (task, variants) that returns a model for each variant.
         keep: How many variants are kept; their median is the prediction.
         most_rows: With more training rows it would take too long.
+        most_scales: On how many of the best scales of the target it is tried.
     """
 
     view: View
@@ -73,6 +74,7 @@ class Learner:
     fit: Callable[[Task, Sequence[Variant]], list[Any]]
     keep: int = 1
     most_rows: int = 10_000
+    most_scales: int = 2
 
 
 def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
@@ -92,6 +94,12 @@ def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
 
 def _tree_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
     return [{"min_leaf": 1 if n_rows < 2000 else 2}]
+
+
+def _scout(task: Task, variants: Sequence[Variant]) -> list[Forest]:  # noqa: ARG001
+    settings = {"n_trees": 30, "max_features": 0.2, "min_leaf": 2}
+    columns, target = task.columns, task.target
+    return [grow_extra_trees(columns, target, seed=task.seed, classify=task.classify, **settings)]
 
 
 def _boosted_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
@@ -167,9 +175,18 @@ LEARNERS: dict[str, Learner] = {
         variants=_no_variants,
         fit=_gaussian_process,
         most_rows=6000,
+        most_scales=1,
+    ),
+    "scout": Learner(
+        view="plain", kind=Forest, variants=_no_variants, fit=_scout, most_rows=500_000
     ),
     "networks": Learner(
-        view="ranked", kind=Networks, variants=_network_variants, fit=_networks, keep=4
+        view="ranked",
+        kind=Networks,
+        variants=_network_variants,
+        fit=_networks,
+        keep=4,
+        most_scales=1,
     ),
 }
 """Learners by name."""
@@ -180,7 +197,7 @@ def score(name: str, value: Float[Tensor, "*n"], *, classify: bool) -> Float[Ten
 
     Extra trees give shares of votes, which become log odds; the others give log odds or margins.
     """
-    if classify and name == "extra-trees":
+    if classify and name in ("extra-trees", "scout"):
         return value.clamp(_EDGE, 1.0 - _EDGE).logit()
     return value
 

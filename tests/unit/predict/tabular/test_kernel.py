@@ -46,7 +46,9 @@ def test_the_process_equals_sklearn_for_equal_settings():
     length = float(ours.lengths[0])
     rng = torch.Generator().manual_seed(0)
     few = torch.randperm(len(x), generator=rng)
-    noise = float((2 * kernel._learned_settings(x[few], y[few] - y.mean(), torch.zeros(6).long())[0]).exp())
+    noise = float(
+        (2 * kernel._learned_settings(x[few], y[few] - y.mean(), torch.zeros(6).long())[0]).exp()
+    )
     fixed = Matern(length, "fixed", nu=2.5) + WhiteKernel(noise + 1e-6, "fixed")
     theirs = GaussianProcessRegressor(fixed, optimizer=None, alpha=0.0).fit(x, y - y.mean())
     expected = theirs.predict(new.numpy()) + float(y.mean())

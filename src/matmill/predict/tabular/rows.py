@@ -1,0 +1,204 @@
+"""From a table to rows for learning: which rows, which blocks, which folds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch
+from matmill.data.compositions import Table, items
+from matmill.data.splits import split
+from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.predict.descriptors.blocks import BLOCKS, FROM_FORMULA, compute
+from matmill.predict.descriptors.dimensionality import dimensionality
+from matmill.predict.descriptors.table import Features
+from matmill.predict.tabular.columns import LEARNED_BLOCKS
+from matmill.progress import OnEvent
+from matmill.randomness import child, child_seed
+
+LEAST_ROWS = 10
+LEAST_OF_A_CLASS = 3
+_FORMULA_BLOCKS = ("composition", "elements")
+_STRUCTURE_BLOCKS = ("structure",)
+_LAYERED_SHARE = 0.05  # of the rows; below it the block of layers says little
+_LOOK = 200  # crystals that tell whether there are layers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """The rows of a table that can be learned from, and which of them.
+
+    Attributes:
+        table: Rows whose target is known.
+        column: The target.
+        is_classification: All values are 0 or 1.
+        train: Row numbers to learn from: training and validation rows.
+        test: Row numbers to score on; may be empty.
+    """
+
+    table: Table
+    column: str
+    is_classification: bool
+    train: Int[Tensor, " n_train"]
+    test: Int[Tensor, " n_test"]
+
+
+def labelled(table: Table, target: str, seed: int) -> Labelled:
+    """Return the rows whose target is known, divided into those to learn from and to score on.
+
+    The note ``split`` divides them where there is one; otherwise a tenth is kept for scoring, no
+    formula on both sides.
+
+    Raises:
+        DataError: If there are too few rows, or too little to learn in them.
+        UnknownNameError: If there is no such column.
+    """
+    column = table.column_name(target)
+    values = table.column(column).double()
+    known = torch.isfinite(values)
+    if int(known.sum()) < LEAST_ROWS:
+        raise DataError(
+            f"Only {int(known.sum())} of {len(table)} rows have a value of '{column}'; at least "
+            f"{LEAST_ROWS} are needed. Add rows, or fill in the column."
+        )
+    table, values = table.select(known), values[known]
+    is_classification = bool(((values == 0) | (values == 1)).all())
+    notes = table.notes.get("split")
+    if notes is not None and "train" in notes:
+        parts = {
+            part: torch.tensor([row for row, note in enumerate(notes) if note == part]).long()
+            for part in ("train", "val", "test")
+        }
+        train, test = torch.cat([parts["train"], parts["val"]]).sort().values, parts["test"]
+    else:
+        found = split(table, "formula", seed=child_seed(seed, "split"), fractions=(0.9, 0.0, 0.1))
+        train, test = found.train, found.test
+    _check_values(values[train], column, is_classification=is_classification)
+    return Labelled(
+        table=table,
+        column=column,
+        is_classification=is_classification,
+        train=train,
+        test=test,
+    )
+
+
+def _check_values(values: Tensor, column: str, *, is_classification: bool) -> None:
+    if len(values) < LEAST_ROWS:
+        raise DataError(
+            f"Only {len(values)} rows with a value of '{column}' are left to learn from; at least "
+            f"{LEAST_ROWS} are needed. Check the column 'split'."
+        )
+    if float(values.min()) == float(values.max()):
+        what = f"class {int(values[0])}" if is_classification else f"the value {values[0]:g}"
+        raise DataError(
+            f"All {len(values)} training rows of '{column}' have {what}: nothing can be learned "
+            "from one value. Give a column with at least two."
+        )
+    if is_classification:
+        rarer = int(torch.minimum(values.sum(), (1 - values).sum()))
+        if rarer < LEAST_OF_A_CLASS:
+            raise DataError(
+                f"Only {rarer} training row(s) of '{column}' are in the rarer class; at least "
+                f"{LEAST_OF_A_CLASS} are needed. Add rows of it."
+            )
+
+
+def choose_blocks(
+    batch: CrystalBatch | CompositionBatch, *, wanted: tuple[str, ...] | None, with_learned: bool
+) -> tuple[str, ...]:
+    """Return the descriptor blocks for these rows: those wanted, or those that suit them.
+
+    Crystals that hold layers get the block of layers.
+
+    Raises:
+        InputError: If a wanted block needs structures and there are none.
+        UnknownNameError: If there is no such block.
+    """
+    if wanted is not None:
+        for block in wanted:
+            if block not in BLOCKS:
+                raise UnknownNameError("descriptor block", block, list(BLOCKS))
+            if block not in FROM_FORMULA and not isinstance(batch, CrystalBatch):
+                raise InputError(
+                    f"The block '{block}' needs structures, but the table has only formulas. "
+                    f"Blocks for formulas: {', '.join(sorted(FROM_FORMULA))}."
+                )
+        return wanted
+    if not isinstance(batch, CrystalBatch):
+        return _FORMULA_BLOCKS
+    step = max(1, len(batch) // _LOOK)
+    ranks = dimensionality(batch.select(torch.arange(0, len(batch), step)))
+    has_layers = float((ranks == 2).double().mean()) >= _LAYERED_SHARE
+    slab = ("slab",) if has_layers else ()
+    return (*_FORMULA_BLOCKS, *_STRUCTURE_BLOCKS, *slab, *(LEARNED_BLOCKS if with_learned else ()))
+
+
+def features_of(
+    batch: CrystalBatch | CompositionBatch,
+    blocks: tuple[str, ...],
+    *,
+    folder: Path | None,
+    on_event: OnEvent,
+) -> Features:
+    """Return the columns of the blocks; what is infinite counts as unknown."""
+    found = compute(batch, blocks, folder=folder, on_event=on_event)
+    values = found.values.double()
+    return Features(torch.where(torch.isfinite(values), values, torch.nan), found.names)
+
+
+def formula_folds(
+    formulas: tuple[str, ...],
+    values: Float[Tensor, " n"],
+    n_folds: int,
+    *,
+    classify: bool,
+    seed: int,
+) -> Int[Tensor, " n"]:
+    """Return the fold of each row: rows of one formula together, folds of about equal size.
+
+    Classes are spread over the folds alike.
+
+    Raises:
+        DataError: If there is only one formula.
+    """
+    numbers: dict[str, int] = {}
+    group = torch.tensor([numbers.setdefault(f, len(numbers)) for f in formulas])
+    if len(numbers) < 2:
+        raise DataError(
+            f"All training rows have the formula {formulas[0]}: what holds for other formulas "
+            "cannot be learned from them."
+        )
+    n_folds = min(n_folds, len(numbers))
+    sizes = torch.bincount(group).double()
+    ones = torch.bincount(group, weights=values.double()) if classify else sizes
+    order = torch.randperm(len(numbers), generator=child(seed, "inner folds")).tolist()
+    fold_of = torch.zeros(len(numbers), dtype=torch.long)
+    load = torch.zeros(2, n_folds, dtype=torch.float64)
+    for number in order:
+        # Of two classes the one that the group mostly has is spread; the other follows.
+        kind = int(bool(classify and 2 * ones[number] > sizes[number]))
+        fold = int(load[kind].argmin())
+        fold_of[number] = fold
+        load[kind, fold] += sizes[number]
+    return fold_of[group]
+
+
+def data_card(found: Labelled) -> dict[str, Any]:
+    """Return what the card tells about the data."""
+    return {
+        "source": Path(found.table.source).name,
+        "content_hash": found.table.hash,
+        "n_rows": len(found.table),
+        "n_train": len(found.train),
+        "n_test": len(found.test),
+    }
+
+
+def batch_of(table: Table) -> CrystalBatch | CompositionBatch:
+    """Return the crystals or compositions of a table."""
+    return items(table)

@@ -1,0 +1,283 @@
+"""How a tabular predictor is made: look at scales, try candidates, weigh them, train the chosen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from matmill import __version__
+from matmill.crystals.compositions import CompositionBatch
+from matmill.errors import UnknownNameError
+from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
+from matmill.predict.chemistry import families
+from matmill.predict.descriptors.blocks import FROM_FORMULA
+from matmill.predict.domain import Domain
+from matmill.predict.intervals import CalibrationRows
+from matmill.predict.scores import score_on_test
+from matmill.predict.tabular import rows as labels
+from matmill.predict.tabular.candidate import Candidate, Fitted, Rows, fit_candidate
+from matmill.predict.tabular.columns import LEARNED_BLOCKS, prepare
+from matmill.predict.tabular.facts import facts_of, is_layered
+from matmill.predict.tabular.inner import InnerFolds, Trial
+from matmill.predict.tabular.learners import LEARNERS, seed_of
+from matmill.predict.tabular.predictor import KIND, TabularPredictor, class_std
+from matmill.predict.tabular.settings import FAST, FULL, TabularSettings
+from matmill.predict.tabular.spread import ErrorModel, fit_error_model, members_apart
+from matmill.predict.tabular.stack import cross_fitted, greedy_weights
+from matmill.predict.tabular.targets import FORMS, candidates
+from matmill.predict.tabular.threshold import best_threshold
+from matmill.progress import Event, OnEvent
+from matmill.randomness import child
+
+_SCOUT = "scout"  # the learner that takes the first look at scales
+_NEAR_COLUMNS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class _Stacked:
+    """The candidates together, out of fold.
+
+    Attributes:
+        trials: All candidates, best first.
+        weights: Of each, from all rows.
+        predictions: Stacked, with weights that never saw the row's fold.
+        apart: How far the candidates are apart there.
+    """
+
+    trials: list[Trial]
+    weights: Float[Tensor, " k"]
+    predictions: Float[Tensor, " n"]
+    apart: Float[Tensor, " n"]
+
+
+def train_tabular(
+    table: Any,  # noqa: ANN401 - Table; labelled crystals or compositions
+    target: str,
+    *,
+    folder: Path,
+    seed: int,
+    on_event: OnEvent,
+    settings: dict[str, Any],
+) -> TabularPredictor:
+    """Return a predictor trained on a table; see `TabularPredictor.fit`."""
+    chosen = TabularSettings.model_validate(settings)
+    learners = _known_learners(chosen)
+    found = labels.labelled(table, target, seed)
+    batch = labels.batch_of(found.table.select(found.train))
+    with_learned = chosen.preset == "full"
+    blocks = labels.choose_blocks(batch, wanted=chosen.blocks, with_learned=with_learned)
+    features = labels.features_of(batch, blocks, folder=folder / "descriptors", on_event=on_event)
+    values = found.table.column(found.column).double()[found.train]
+    rows = Rows(features=features, facts=facts_of(batch), values=values)
+    fold = labels.formula_folds(
+        tuple(batch.formula), values, chosen.n_folds, classify=found.is_classification, seed=seed
+    )
+    inner = InnerFolds(rows, fold, seed=seed, folder=folder / "inner")
+    scales = _best_scales(inner, blocks, chosen, found.is_classification, on_event)
+    stacked = _stacked(inner, _candidates(blocks, scales, learners, len(rows)), seed, on_event)
+    members, weights = _members(stacked, rows, seed, on_event)
+    errors, calibration, scores = _calibrated(stacked, rows, fold, members, seed)
+    amounts = (batch if isinstance(batch, CompositionBatch) else CompositionBatch.of(batch)).amounts
+    plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS) or blocks
+    nearby = prepare(features, values, blocks=plain, view="ranked", most=_NEAR_COLUMNS)
+    near = nearby.apply(features).double()
+    domain = Domain.fit(near, amounts, seed=seed)
+    used = tuple(b for b in blocks if any(b in m.candidate.blocks for m in members) or b in plain)
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "matmill_version": __version__,
+        "columns": [found.column],
+        "is_classification": found.is_classification,
+        "reads": "composition" if set(used) <= FROM_FORMULA else "structure",
+        "blocks": list(used),
+        "settings": chosen.model_dump(mode="json"),
+        "seed": seed,
+        "data": labels.data_card(found),
+        "elements_z": torch.nonzero((amounts > 0).any(0)).flatten().tolist(),
+        "weights": weights,
+        "inner": _told(stacked, found.is_classification),
+        "calibration": calibration,
+        "bounds": _bounds(values, found.is_classification),
+    }
+    if found.is_classification:
+        card |= best_threshold(stacked.predictions, values, chosen.threshold_for)
+    predictor = TabularPredictor(
+        column=found.column,
+        members=members,
+        errors=errors,
+        domain=domain,
+        nearby=nearby,
+        calibration_rows=CalibrationRows(
+            features=domain.project(near),
+            families=families(amounts),
+            scores={found.column: scores.float()},
+        ),
+        card=card,
+    )
+    notes = {"split": tuple("test" for _ in range(len(found.test)))}
+    if len(found.test) > 1:
+        test = found.table.select(found.test)
+        card["scores"] = score_on_test(predictor, _with_notes(test, notes))
+    else:
+        card["scores"] = {}
+    return predictor
+
+
+def _known_learners(settings: TabularSettings) -> tuple[str, ...]:
+    learners = settings.learners or (FULL if settings.preset == "full" else FAST)
+    for name in learners:
+        if name not in LEARNERS:
+            raise UnknownNameError("learner", name, list(LEARNERS))
+    for name in settings.scales or ():
+        if name not in FORMS:
+            raise UnknownNameError("scale of the target", name, list(FORMS))
+    return learners
+
+
+def _best_scales(
+    inner: InnerFolds,
+    blocks: tuple[str, ...],
+    settings: TabularSettings,
+    is_classification: bool,
+    on_event: OnEvent,
+) -> list[str]:
+    """Return the scales that go on, best first, after a look with few quick trees."""
+    if is_classification:
+        return ["class"]
+    rows = inner.rows
+    names = list(settings.scales or ()) or candidates(
+        rows.values, rows.facts, is_layered=is_layered(rows.facts)
+    )
+    if len(names) <= 1:
+        return names
+    plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS) or blocks
+    losses = {}
+    for place, name in enumerate(names):
+        on_event(Event(stage="look at scales", done=place, total=len(names), message=name))
+        losses[name] = inner.trial(Candidate(blocks=plain, scale=name, learner=_SCOUT)).loss
+    return sorted(names, key=losses.__getitem__)[: settings.n_scales]
+
+
+def _candidates(
+    blocks: tuple[str, ...], scales: list[str], learners: tuple[str, ...], n_rows: int
+) -> list[Candidate]:
+    """Return what is tried: every learner on every scale, with and without learned features.
+
+    The dearer learners see the best scale only.
+    """
+    plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS)
+    sets = [plain or blocks, *([blocks] if plain and plain != blocks else [])]
+    return [
+        Candidate(blocks=chosen, scale=scale, learner=learner)
+        for learner in learners
+        if n_rows <= LEARNERS[learner].most_rows
+        for place, scale in enumerate(scales)
+        if place < LEARNERS[learner].most_scales
+        for chosen in sets
+    ]
+
+
+def _stacked(inner: InnerFolds, tried: list[Candidate], seed: int, on_event: OnEvent) -> _Stacked:
+    classify = tried[0].scale == "class"
+    trials = []
+    for place, candidate in enumerate(tried):
+        on_event(Event(stage="inner folds", done=place, total=len(tried), message=candidate.name))
+        trials.append(inner.trial(candidate))
+    on_event(Event(stage="inner folds", done=len(tried), total=len(tried)))
+    trials.sort(key=lambda trial: trial.loss)
+    predictions = torch.stack([trial.predictions for trial in trials])
+    values, fold = inner.rows.values, inner.fold
+    weights = greedy_weights(predictions, values, child(seed, "stack"), classify=classify)
+    return _Stacked(
+        trials,
+        weights,
+        cross_fitted(predictions, values, fold, child(seed, "stack folds"), classify=classify),
+        members_apart(predictions, weights),
+    )
+
+
+def _members(
+    stacked: _Stacked, rows: Rows, seed: int, on_event: OnEvent
+) -> tuple[tuple[Fitted, ...], list[float]]:
+    """Return the candidates that count, trained on all rows, and their weights."""
+    members, weights = [], []
+    counted = [(t, w) for t, w in zip(stacked.trials, stacked.weights.tolist(), strict=True) if w]
+    prepared: dict[tuple[Any, ...], Any] = {}
+    for place, (trial, weight) in enumerate(counted):
+        on_event(Event(stage="train", done=place, total=len(counted), message=trial.candidate.name))
+        fitted = fit_candidate(
+            trial.candidate,
+            rows,
+            trial.variants,
+            seed=seed_of(seed, trial.candidate.name, "final"),
+            is_final=True,
+            prepared=prepared,
+        )
+        members.append(fitted.with_odds(trial.slope, trial.offset))
+        weights.append(weight)
+    on_event(Event(stage="train", done=len(counted), total=len(counted)))
+    return tuple(members), weights
+
+
+def _calibrated(
+    stacked: _Stacked, rows: Rows, fold: Tensor, members: tuple[Fitted, ...], seed: int
+) -> tuple[ErrorModel | None, dict[str, Any], Float[Tensor, " n"]]:
+    """Return the model of errors, what the card tells of the calibration, and the scores."""
+    error = (stacked.predictions - rows.values).abs()
+    errors, factor = None, 1.0
+    if members[0].scale is None:
+        std = class_std(stacked.predictions)
+    else:
+        used = tuple(dict.fromkeys(b for m in members for b in m.candidate.blocks))
+        errors, std = fit_error_model(
+            rows.features,
+            stacked.predictions,
+            stacked.apart,
+            error,
+            fold,
+            blocks=used,
+            seed=seed,
+        )
+        factor = max(std_factor(error, std), 1e-12)
+    scores = residual_scores(error, std * factor)
+    card = {
+        "n_calibration": len(scores),
+        "std_factor": factor,
+        "conformal_factors": quantile_table(scores),
+    }
+    return errors, card, scores
+
+
+def _told(stacked: _Stacked, is_classification: bool) -> dict[str, Any]:
+    """Return why these candidates were chosen, with the inner error of every one."""
+    loss = "log loss" if is_classification else "mean absolute error"
+    best = stacked.trials[0]
+    return {
+        "measure": loss,
+        "why": (
+            f"{best.candidate.name} has the smallest {loss} on inner folds by formula "
+            f"({best.loss:.4g}); weights were found on the same out-of-fold predictions."
+        ),
+        "candidates": [
+            {"name": trial.candidate.name, "loss": trial.loss, "weight": weight}
+            for trial, weight in zip(stacked.trials, stacked.weights.tolist(), strict=True)
+        ],
+    }
+
+
+def _bounds(values: Float[Tensor, " n"], is_classification: bool) -> tuple[float, float]:
+    """Return where intervals end: a property that was never negative has no negative values."""
+    if is_classification:
+        return 0.0, 1.0
+    low = 0.0 if float(values.min()) >= 0.0 else -torch.inf
+    high = 0.0 if float(values.max()) <= 0.0 else torch.inf
+    return low, high
+
+
+def _with_notes(table: Any, notes: dict[str, tuple[str, ...]]) -> Any:  # noqa: ANN401 - Table
+    from dataclasses import replace
+
+    return replace(table, notes=notes)
