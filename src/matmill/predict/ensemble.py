@@ -285,6 +285,7 @@ class EnsemblePredictor:
     column: str
 
     network: ClassVar[str] = "cgcnn"
+    preset: ClassVar[str] = "tuned"
 
     @classmethod
     def fit(
@@ -300,7 +301,9 @@ class EnsemblePredictor:
         """Return a predictor trained on a table; see `predict.train` for settings and resuming."""
         from matmill.predict.train import TrainSettings, train_predictor
 
-        chosen = TrainSettings.model_validate({"network": cls.network, **settings})
+        chosen = TrainSettings.model_validate(
+            {"preset": cls.preset, "network": cls.network, **settings}
+        )
         model = train_predictor(
             table, [target], settings=chosen, folder=folder, seed=seed, on_event=on_event
         )
@@ -349,6 +352,7 @@ class CompositionPredictor(EnsemblePredictor):
     """The same on compositions alone: for formulas without structures, and as a baseline."""
 
     network: ClassVar[str] = "composition"
+    reads: ClassVar[str] = "composition"
 
 
 def load_model(path: Path | str) -> EnsembleModel:

@@ -21,7 +21,7 @@ from matmill.data.compositions import Table
 from matmill.graphs.graph import Graph
 from matmill.predict.cgcnn import N_ELEMENTS, element_features
 from matmill.predict.ensemble import EnsemblePredictor
-from matmill.predict.pretrain.encoder import DEFAULT_SHIPPED, SHIPPED
+from matmill.predict.pretrain.encoder import COMPOSITIONS, DEFAULT_SHIPPED, SHIPPED
 from matmill.progress import OnEvent, ignore
 from matmill.training.checkpoint import card_path
 
@@ -240,7 +240,7 @@ class RoostPredictor(EnsemblePredictor):
 
 def _shipped_encoder(settings: dict[str, Any]) -> str | None:
     """Return the encoder that ships, or None where these settings ask for another size."""
-    path = SHIPPED / "compositions.safetensors"
+    path = SHIPPED / f"{COMPOSITIONS}.safetensors"
     if not path.is_file():
         return None
     made = json.loads(card_path(path).read_text(encoding="utf-8"))["network_settings"]

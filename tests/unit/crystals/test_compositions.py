@@ -106,7 +106,7 @@ def test_alloys_that_reduce_to_large_numbers_show_fractions() -> None:
         rtol=1e-5,
         atol=0.0,
     )
-    assert parse_formulas(["Fe0.5Ni0.5", "Ni50Fe50", "NiFe"]).formulas == ("FeNi",) * 3
+    assert parse_formulas(["Fe0.5Ni0.5", "Ni50Fe50", "FeNi"]).formulas == ("FeNi",) * 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from matmill.training import checkpoint
 KIND = "matmill encoder"
 SHIPPED = Path(__file__).parents[2] / "assets" / "encoders"
 DEFAULT_SHIPPED = "shipped-encoder"
+COMPOSITIONS = "compositions"
+"""Name of the encoder that ships for Roost; all others read structures."""
 
 LEFT_OUT = ("hidden", "out", "noise")
 """Last layers of a network; they belong to the task that it was trained on."""
@@ -53,8 +55,9 @@ def encoder_path(name_or_path: str | Path) -> Path:
         return file
     files = {path.stem: path for path in shipped_encoders()}
     name = str(name_or_path)
-    if name == DEFAULT_SHIPPED and files:
-        return next(iter(files.values()))
+    structural = [path for stem, path in files.items() if stem != COMPOSITIONS]
+    if name == DEFAULT_SHIPPED and structural:
+        return structural[0]
     if name in files:
         return files[name]
     raise UnknownNameError("encoder", name, [DEFAULT_SHIPPED, *files] if files else [])
