@@ -164,6 +164,7 @@ class BatchedCHGNet:
             x.mlp_out.layers[1].weight.detach()
             for x in model.bond_conv_layers  # type: ignore[union-attr]
         ]
+        self.moment = (state["site_wise.weight"], state["site_wise.bias"])
         self.readout_norm = (state["readout_norm.weight"], state["readout_norm.bias"])
         self.readout = [
             (state[f"mlp.layers.{i}.weight"], state[f"mlp.layers.{i}.bias"]) for i in (0, 2, 4, 7)
@@ -179,6 +180,29 @@ class BatchedCHGNet:
             graph: Who is bonded to whom.
             vector: Bond vectors in Å, float64; the energy can be differentiated by it.
         """
+        return self.read_out(self.convolve(numbers, graph, vector)[1])
+
+    def read_out(self, atoms: Float[Tensor, "n_atoms 64"]) -> Float[Tensor, " n_atoms"]:
+        """Return the energy of each atom in eV, without the composition part, from its features."""
+        x = F.layer_norm(atoms, (64,), *self.readout_norm)
+        for weight, bias in self.readout[:-1]:
+            x = F.silu(F.linear(x, weight, bias))
+        return F.linear(x, *self.readout[-1])[:, 0]
+
+    def magnetic_moments(self, atoms: Float[Tensor, "n_atoms 64"]) -> Float[Tensor, " n_atoms"]:
+        """Return the size of each atom's moment in µB, from its features before the last layer."""
+        return F.linear(atoms, *self.moment)[:, 0].abs()
+
+    def convolve(
+        self, numbers: Int[Tensor, " n_atoms"], graph: BondGraph, vector: Float[Tensor, "n_bonds 3"]
+    ) -> tuple[Float[Tensor, "n_atoms 64"], Float[Tensor, "n_atoms 64"]]:
+        """Return the features of each atom before and after the last layer.
+
+        Args:
+            numbers: Z of each atom, 1 to 94.
+            graph: Who is bonded to whom.
+            vector: Bond vectors in Å, float64.
+        """
         first, second = graph.first, graph.second
         length = vector.norm(dim=1).to(self.dtype)
         basis = _bessel(length, self.frequencies[0], ATOM_CUTOFF)
@@ -187,7 +211,9 @@ class BatchedCHGNet:
         atoms = self.embedding[numbers - 1]
         ends = torch.cat([first, second])
         angles = self._start_angles(vector, length, bonds, graph) if len(graph.left) else None
+        before = atoms
         for layer, block in enumerate(self.atom_layers):
+            before = atoms
             current = bonds
             if angles is not None and layer > 0:
                 current = torch.cat([angles.short, bonds[graph.n_short :]])
@@ -197,10 +223,7 @@ class BatchedCHGNet:
             atoms = atoms + F.linear(summed, self.atom_out[layer])
             if angles is not None and layer < 3:
                 self._update_angles(angles, atoms, layer)
-        x = F.layer_norm(atoms, (64,), *self.readout_norm)
-        for weight, bias in self.readout[:-1]:
-            x = F.silu(F.linear(x, weight, bias))
-        return F.linear(x, *self.readout[-1])[:, 0]
+        return before, atoms
 
     def composition_energy(self, numbers: Int[Tensor, " n_atoms"]) -> Float[Tensor, " n_atoms"]:
         """Return the reference energy of each atom's element in eV, float64."""

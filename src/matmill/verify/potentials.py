@@ -14,7 +14,7 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.errors import MissingExtraError
-from matmill.verify.chgnet import MAX_ATOMIC_NUMBER, BatchedCHGNet, bond_graph
+from matmill.verify.chgnet import MAX_ATOMIC_NUMBER, BatchedCHGNet, BondGraph, bond_graph
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -34,6 +34,30 @@ class PotentialOutput:
     energy_ev: Float[Tensor, " n_crystals"]
     forces_ev_per_a: Float[Tensor, "n_atoms_total 3"] | None = None
     stress_ev_per_a3: Float[Tensor, "n_crystals 3 3"] | None = None
+
+
+@dataclass(frozen=True)
+class SiteDescription:
+    """What CHGNet knows of every atom of a batch; NaN in a crystal that it cannot treat.
+
+    Attributes:
+        before: Features before the last layer, those that carry the moments, float32,
+            ``(n_atoms_total, 64)``.
+        after: Features after the last layer, those that the energy is read from, float32,
+            ``(n_atoms_total, 64)``.
+        energy_ev: Energy of each atom without its element's reference, float64,
+            ``(n_atoms_total,)``.
+        moment_bohr_magneton: Size of the magnetic moment, float64, ``(n_atoms_total,)``.
+        forces_ev_per_a: Force on each atom, float64, ``(n_atoms_total, 3)``.
+        stress_ev_per_a3: Stress of each cell, float64, ``(n_crystals, 3, 3)``.
+    """
+
+    before: Float[Tensor, "n_atoms_total 64"]
+    after: Float[Tensor, "n_atoms_total 64"]
+    energy_ev: Float[Tensor, " n_atoms_total"]
+    moment_bohr_magneton: Float[Tensor, " n_atoms_total"]
+    forces_ev_per_a: Float[Tensor, "n_atoms_total 3"]
+    stress_ev_per_a3: Float[Tensor, "n_crystals 3 3"]
 
 
 @runtime_checkable
@@ -102,6 +126,39 @@ class CHGNetPotential:
             stress_ev_per_a3=torch.cat(stress) if forces else None,
         )
 
+    def describe(self, batch: CrystalBatch) -> SiteDescription:
+        """Return the learned features of every atom, with energies, moments, forces and stress."""
+        n = len(batch.atomic_numbers)
+        found = SiteDescription(
+            before=torch.full((n, 64), torch.nan),
+            after=torch.full((n, 64), torch.nan),
+            energy_ev=torch.full((n,), torch.nan, dtype=torch.float64),
+            moment_bohr_magneton=torch.full((n,), torch.nan, dtype=torch.float64),
+            forces_ev_per_a=torch.full((n, 3), torch.nan, dtype=torch.float64),
+            stress_ev_per_a3=torch.full((len(batch), 3, 3), torch.nan, dtype=torch.float64),
+        )
+        known = torch.nonzero(_treatable(batch)).flatten()
+        done = 0
+        for chunk in batch.select(known).chunks(self.max_atoms):
+            crystals = known[done : done + len(chunk)]
+            done += len(chunk)
+            mine = torch.zeros(len(batch), dtype=torch.bool)
+            mine[crystals] = True
+            atoms = mine[batch.crystal_index]
+            graph = bond_graph(chunk)
+            vector = graph.vector.clone().requires_grad_(True)
+            before, after = self.network.convolve(chunk.atomic_numbers, graph, vector)
+            site = self.network.read_out(after)
+            force, stress = _forces_and_stress(chunk, graph, site, vector)
+            found.before[atoms] = before.detach().float()
+            found.after[atoms] = after.detach().float()
+            found.energy_ev[atoms] = site.detach().double()
+            moment = self.network.magnetic_moments(before.detach())
+            found.moment_bohr_magneton[atoms] = moment.double()
+            found.forces_ev_per_a[atoms] = force
+            found.stress_ev_per_a3[crystals] = stress
+        return found
+
     def _pass(self, batch: CrystalBatch, forces: bool) -> tuple[Tensor, Tensor, Tensor]:
         known = _treatable(batch)
         if bool(known.all()):
@@ -125,15 +182,8 @@ class CHGNetPotential:
         if forces:
             vector.requires_grad_(True)
             site = self.network.site_energies(numbers, graph, vector)
-            (slope,) = torch.autograd.grad(site.sum(), vector, allow_unused=True)
+            force, stress = _forces_and_stress(batch, graph, site, vector)
             site = site.detach()
-            slope = torch.zeros_like(vector) if slope is None else slope
-            force = torch.zeros(len(numbers), 3, dtype=torch.float64)
-            force = force.index_add(0, graph.first, slope).index_add(0, graph.second, -slope)
-            virial = graph.vector[:, :, None] * slope[:, None, :]
-            stress = torch.zeros(len(batch), 3, 3, dtype=torch.float64)
-            stress = stress.index_add(0, batch.crystal_index[graph.first], virial)
-            stress = 0.5 * (stress + stress.transpose(1, 2)) / batch.volume.double()[:, None, None]
         else:
             with torch.inference_mode():
                 site = self.network.site_energies(numbers, graph, vector)
@@ -141,6 +191,21 @@ class CHGNetPotential:
         site = site.double() + self.network.composition_energy(numbers)
         energy = torch.zeros(len(batch), dtype=torch.float64)
         return energy.index_add(0, batch.crystal_index, site), force, stress
+
+
+def _forces_and_stress(
+    batch: CrystalBatch, graph: BondGraph, site: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return forces and stress from one backward pass of the energies to the bond vectors."""
+    (slope,) = torch.autograd.grad(site.sum(), vector, allow_unused=True)
+    slope = torch.zeros_like(vector) if slope is None else slope
+    force = torch.zeros(len(batch.atomic_numbers), 3, dtype=torch.float64)
+    force = force.index_add(0, graph.first, slope).index_add(0, graph.second, -slope)
+    virial = graph.vector[:, :, None] * slope[:, None, :]
+    stress = torch.zeros(len(batch), 3, 3, dtype=torch.float64)
+    stress = stress.index_add(0, batch.crystal_index[graph.first], virial)
+    stress = 0.5 * (stress + stress.transpose(1, 2)) / batch.volume.double()[:, None, None]
+    return force, stress
 
 
 class AsePotential:

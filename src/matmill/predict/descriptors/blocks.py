@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -21,13 +21,16 @@ BLOCKS: dict[str, str] = {
     "elements": "matmill.predict.descriptors.composition:element_block",
     "structure": "matmill.predict.descriptors.structure:structure_block",
     "slab": "matmill.predict.descriptors.slab:slab_block",
+    "potential": "matmill.predict.descriptors.potential:potential_block",
 }
 """Each block as ``"module:function"``; a function takes a batch and returns its `Features`."""
 
 FROM_FORMULA = frozenset({"composition", "elements"})
 """The blocks that need no structure."""
 
-_PIECE = 500  # rows at once: bounds the memory of edges and angles, and paces the progress
+# At once: bounds the memory of edges and angles, and paces the progress.
+_PIECE_ATOMS = 4_000
+_PIECE_FORMULAS = 5_000
 
 
 def compute(
@@ -88,14 +91,28 @@ def _in_pieces(
     block: str,
     on_event: OnEvent,
 ) -> Features:
-    if len(batch) <= _PIECE:
-        return function(batch)
-    pieces = []
-    for start in range(0, len(batch), _PIECE):
-        stop = min(start + _PIECE, len(batch))
-        pieces.append(function(batch.select(torch.arange(start, stop))))
-        on_event(Event(stage=f"descriptors: {block}", done=stop, total=len(batch)))
-    return stack(pieces)
+    tables = []
+    done = 0
+    for piece in _pieces(batch):
+        tables.append(function(piece))
+        done += len(piece)
+        if done < len(batch) or len(tables) > 1:
+            on_event(Event(stage=f"descriptors: {block}", done=done, total=len(batch)))
+    return stack(tables)
+
+
+def _pieces(
+    batch: CrystalBatch | CompositionBatch,
+) -> Iterator[CrystalBatch | CompositionBatch]:
+    """Yield consecutive parts of bounded size, at least one even if it is empty."""
+    if isinstance(batch, CrystalBatch):
+        if len(batch.atomic_numbers) <= _PIECE_ATOMS:
+            yield batch
+        else:
+            yield from batch.chunks(_PIECE_ATOMS)
+    else:
+        for start in range(0, max(len(batch), 1), _PIECE_FORMULAS):
+            yield batch.select(torch.arange(start, min(start + _PIECE_FORMULAS, len(batch))))
 
 
 def _read(path: Path, n_rows: int) -> Features:

@@ -7,10 +7,10 @@ from torch import Tensor
 from matmill.predict.descriptors.bonds import Bonds
 from matmill.predict.descriptors.pooling import group_max, group_mean, group_sum, pooled
 
-RADIAL_CUTOFF = 8.0
+RADIAL_CUTOFF = 8.4
 """Å. The radial distribution ends here."""
 
-_N_RADIAL = 20
+_N_RADIAL = 20  # centres, evenly spaced; the last one is one step inside the cutoff
 _N_ANGULAR = 10
 _DIFFERENCES = {
     "electronegativity": "electronegativity",
@@ -26,23 +26,22 @@ _DIFFERENCES = {
 def radial_distribution(edges: Bonds) -> dict[str, Float[Tensor, " n_crystals"]]:
     """Return neighbours per Å³ in shells of distance, mean and deviation over the atoms.
 
-    An edge is divided between the two nearest shell centres in proportion, so that a small move
-    is a small change.
+    Each shell weighs distances by a triangle that ends at the neighbouring centres, so that a
+    small move is a small change, also at the cutoff.
     """
     batch, n_atoms = edges.batch, len(edges.batch.atomic_numbers)
-    width = RADIAL_CUTOFF / _N_RADIAL
-    place = edges.distance / width - 0.5
+    width = RADIAL_CUTOFF / (_N_RADIAL + 1)
+    place = edges.distance / width
     lower = place.floor()
-    upper_share = place - lower
+    share = place - lower
     counts = torch.zeros(n_atoms * (_N_RADIAL + 2), dtype=torch.float64)
-    # Column 0 and the last one take what falls outside the centres.
-    for column, share in ((lower + 1, 1 - upper_share), (lower + 2, upper_share)):
-        column = column.long().clamp(0, _N_RADIAL + 1)
-        counts = counts.index_add(0, edges.source * (_N_RADIAL + 2) + column, share)
-    table = counts.reshape(n_atoms, -1)[:, 1:-1]
-    centre = (torch.arange(_N_RADIAL) + 0.5).double() * width
-    shell = 4 * torch.pi * width * (centre**2 + width**2 / 12)
-    table = table / shell
+    # The first and the last column are no shells: they take what lies beyond the outer centres.
+    for column, weight in ((lower, 1 - share), (lower + 1, share)):
+        column = column.long().clamp_max(_N_RADIAL + 1)
+        counts = counts.index_add(0, edges.source * (_N_RADIAL + 2) + column, weight)
+    table = counts.reshape(n_atoms, _N_RADIAL + 2)[:, 1:-1]
+    centre = torch.arange(1, _N_RADIAL + 1).double() * width
+    table = table / (4 * torch.pi * width * (centre**2 + width**2 / 6))
     mean = group_mean(table, batch.crystal_index, len(batch))
     spread = (table - mean[batch.crystal_index]) ** 2
     std = group_mean(spread, batch.crystal_index, len(batch)).sqrt()
