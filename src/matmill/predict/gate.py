@@ -93,6 +93,8 @@ def gated_sum(
         )
         _follow(norm, mean, variance, edges.total)
         return summed
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     rows = torch.cat([parts.reshape(2 * len(parts), -1), table])
@@ -183,7 +185,7 @@ class _GatedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any,  # noqa: ANN401
         grad: Tensor,
         *_: Tensor,

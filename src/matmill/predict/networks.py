@@ -18,6 +18,7 @@ from matmill.graphs.graph import Graph, build
 # and `reads_degree` is the degree of the directions of neighbours that it needs.
 NETWORKS = {
     "cgcnn": "matmill.predict.cgcnn:Cgcnn",
+    "cgcnn-reference": "matmill.predict.reference:ReferenceCgcnn",
     "composition": "matmill.predict.baselines:CompositionNetwork",
     "roost": "matmill.predict.roost:Roost",
     "transformer": "matmill.predict.transformer:CrystalTransformer",
