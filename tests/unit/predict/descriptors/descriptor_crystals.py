@@ -39,7 +39,7 @@ def fcc(a=3.61, z=29) -> CrystalBatch:
     return crystal(cubic(a), [(z, *p) for p in FCC], "fcc")
 
 
-def simple_cubic(a=3.35, z=84) -> CrystalBatch:
+def simple_cubic(a=3.35, z=42) -> CrystalBatch:
     return crystal(cubic(a), [(z, 0, 0, 0)], "simple cubic")
 
 
