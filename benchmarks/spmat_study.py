@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import spmat_stack
+from matmill.errors import DataError
 from matmill.predict.pretrain.encoder import load_encoder
 from matmill.predict.pretrain.task import BalancedBatches
 from matmill.predict.pretrain.train import PretrainSettings, pretrain
@@ -106,7 +107,10 @@ class Study:
         settings = PretrainSettings(
             **{"epochs": epochs, "accelerator": "cpu", "precision": "fp32", **changes}
         )
-        found = pretrain(table, settings=settings, folder=folder, seed=0, graph=graph)
+        try:
+            found = pretrain(table, settings=settings, folder=folder, seed=0, graph=graph)
+        except DataError as error:  # a collapse is a result
+            return [{"kind": "collapsed", "arm": name, "why": str(error)}]
         found.save(folder / "encoder")
         labels = torch.zeros(len(graph), 0).long()
         draws = BalancedBatches(graph, labels, size=settings.batch).draws
@@ -188,8 +192,12 @@ class Study:
     def replicas(self, arms, targets):
         """Return arms and targets with the rates that the pilot chose."""
         best = self.rates()
+        collapsed = {line["arm"] for line in self.lines if line["kind"] == "collapsed"}
         return [
-            (arm, target, *best[arm.startswith("scratch")]) for arm in arms for target in targets
+            (arm, target, *best[arm.startswith("scratch")])
+            for arm in arms
+            for target in targets
+            if arm not in collapsed
         ]
 
     def equal_schedule(self, n, share):

