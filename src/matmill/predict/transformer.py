@@ -149,6 +149,8 @@ class CrystalTransformer(nn.Module):
         n_heads: Heads of attention; they share the channels.
         key_width: Features of a key, for each head.
         degree: Largest degree of the moments, at most that of the graphs.
+        dropout: Share of what each layer adds that is left out in training. With a thousand
+            crystals it lowers errors by some percent, since the network learns those by heart.
 
     Raises:
         InputError: If the channels cannot be shared among the heads.
@@ -170,6 +172,7 @@ class CrystalTransformer(nn.Module):
         n_heads: int = 4,
         key_width: int = 8,
         degree: int = DEGREE,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if channels % n_heads:
@@ -177,6 +180,7 @@ class CrystalTransformer(nn.Module):
                 f"{channels} channels cannot be shared among {n_heads} heads; give a multiple."
             )
         self.cutoff, self.degree = cutoff, degree
+        self.drop = nn.Dropout(dropout)
         features = element_features()
         self.register_buffer("element_table", features, persistent=False)
         self.embed = nn.Linear(features.shape[1], width)
@@ -214,8 +218,8 @@ class CrystalTransformer(nn.Module):
         )
         directions = Directions.of(graph, self.degree)
         for attend, mix in zip(self.attention, self.mix, strict=True):
-            atoms = atoms + attend(atoms, edges, directions)
-            atoms = atoms + mix(atoms)
+            atoms = atoms + self.drop(attend(atoms, edges, directions))
+            atoms = atoms + self.drop(mix(atoms))
         pooled = pool(self.norm(atoms), graph.crystal_index, len(graph), graph.weight)
         features = functional.silu(self.after(torch.cat(pooled, dim=1)))
         return functional.silu(self.hidden(features))
