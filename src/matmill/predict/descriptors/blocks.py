@@ -22,6 +22,7 @@ BLOCKS: dict[str, str] = {
     "structure": "matmill.predict.descriptors.structure:structure_block",
     "slab": "matmill.predict.descriptors.slab:slab_block",
     "potential": "matmill.predict.descriptors.potential:potential_block",
+    "vibrations": "matmill.predict.descriptors.vibrations:vibration_block",
 }
 """Each block as ``"module:function"``; a function takes a batch and returns its `Features`."""
 

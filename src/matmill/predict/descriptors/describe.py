@@ -142,6 +142,7 @@ _POTENTIAL = (
 )
 _VIBRATIONS = (
     (r"bulk_modulus_gpa", "Bulk modulus at fixed fractional coordinates by CHGNet, GPa"),
+    (rf"site_frequency_per_cm{_S}", "Frequency of one atom with the others fixed, 1/cm: {s}"),
     (rf"frequency_per_cm{_S}", "Frequencies at Γ by CHGNet, 1/cm, negative if unstable: {s}"),
     (rf"site_stiffness_ev_per_angstrom2{_S}", "Force constant of one atom alone, eV/Å²: {s}"),
 )
