@@ -180,7 +180,7 @@ class Run:
         buffers = [b for b in self.task.buffers() if b.is_floating_point()]
         kept = [b.clone() for b in buffers]
         # Dropout draws from torch's own stream: tie it to the step, so a resumed run repeats it.
-        torch.manual_seed(child_seed(self.seed, "dropout", self.counters.step, self.rank))
+        _seed_torch(child_seed(self.seed, "dropout", self.counters.step, self.rank), device)
         rng = child(self.seed, "step", self.counters.step, self.rank, device=device)
         parts = self.task.loss(batch, rng)  # pyright: ignore[reportCallIssue]
         loss = parts["loss"]
@@ -359,6 +359,13 @@ class Run:
             "precision": self.precision,
         }
         checkpoint.save(self.folder / "last", tensors, card)
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own stream; `torch.manual_seed` records a stack trace for each absent device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _split_names(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
