@@ -40,6 +40,34 @@ POLARIZABILITY_BOHR3 = (
     28, 29, 31, 70, 67, 62, 58,
 )
 # fmt: on
+# Symbol, molar volume, electron density, potential, charge transfer, hybridisation.
+MIEDEMA = """
+H 1.7 3.38 5.2 0.14 0; Li 13.0 0.94 2.85 0.14 0; Be 4.9 4.66 5.05 0.1 0.4;
+B 4.7 5.36 5.3 0.07 1.9; C 3.26 5.55 6.24 0.04 2.1; N 4.1 4.49 6.86 0.04 2.3;
+Na 23.78 0.55 2.7 0.14 0; Mg 14.0 1.6 3.45 0.1 0.4; Al 10.0 2.7 4.2 0.07 1.9;
+Si 8.6 3.38 4.7 0.04 2.1; P 8.6 4.49 5.55 0.04 2.3; K 45.63 0.27 2.25 0.14 0;
+Ca 26.2 0.75 2.55 0.1 0.4; Sc 15.03 2.05 3.25 0.07 0.7; Ti 10.58 3.51 3.8 0.04 1;
+V 8.36 4.41 4.25 0.04 1; Cr 7.23 5.18 4.65 0.04 1; Mn 7.35 4.17 4.45 0.04 1;
+Fe 7.09 5.55 4.93 0.04 1; Co 6.7 5.36 5.1 0.04 1; Ni 6.6 5.36 5.2 0.04 1;
+Cu 7.12 3.18 4.45 0.07 0.3; Zn 9.17 2.3 4.1 0.1 1.4; Ga 11.82 2.25 4.1 0.07 1.9;
+Ge 9.87 2.57 4.55 0.04 2.1; As 11.85 3.0 4.8 0.04 2.3; Rb 56.07 0.22 2.1 0.14 0;
+Sr 33.93 0.59 2.4 0.1 0.4; Y 19.9 1.77 3.2 0.07 0.7; Zr 14.0 2.8 3.45 0.04 1;
+Nb 10.87 4.41 4.05 0.04 1; Mo 9.4 5.55 4.65 0.04 1; Tc 8.64 5.93 5.3 0.04 1;
+Ru 8.2 6.13 5.4 0.04 1; Rh 8.3 5.45 5.4 0.04 1; Pd 8.9 4.66 5.45 0.04 1;
+Ag 10.25 2.52 4.35 0.07 0.3; Cd 13.0 1.91 4.05 0.1 1.4; In 15.75 1.6 3.9 0.07 1.9;
+Sn 16.3 1.9 4.15 0.04 2.1; Sb 16.95 2.0 4.4 0.04 2.3; Cs 69.23 0.17 1.95 0.14 0;
+Ba 38.1 0.53 2.32 0.1 0.4; La 22.55 1.64 3.17 0.07 0.7; Ce 21.62 1.69 3.18 0.07 0.7;
+Pr 20.79 1.73 3.19 0.07 0.7; Nd 20.58 1.73 3.19 0.07 0.7; Pm 20.25 1.77 3.19 0.07 0.7;
+Sm 20.01 1.77 3.2 0.07 0.7; Eu 19.97 1.77 3.2 0.1 0.7; Gd 19.9 1.77 3.2 0.07 0.7;
+Tb 19.32 1.82 3.21 0.07 0.7; Dy 19.0 1.82 3.21 0.07 0.7; Ho 18.76 1.82 3.22 0.07 0.7;
+Er 18.45 1.86 3.22 0.07 0.7; Tm 18.12 1.86 3.22 0.07 0.7; Yb 17.97 1.86 3.22 0.1 0.7;
+Lu 17.77 1.91 3.22 0.07 0.7; Hf 13.45 3.05 3.6 0.04 1; Ta 10.81 4.33 4.05 0.04 1;
+W 9.55 5.93 4.8 0.04 1; Re 8.85 6.33 5.2 0.04 1; Os 8.45 6.33 5.4 0.04 1;
+Ir 8.52 6.13 5.55 0.04 1; Pt 9.1 5.64 5.65 0.04 1; Au 10.2 3.87 5.15 0.07 0.3;
+Hg 14.08 1.91 4.2 0.1 1.4; Tl 17.23 1.4 3.9 0.07 1.9; Pb 18.28 1.52 4.1 0.04 2.1;
+Bi 19.32 1.56 4.15 0.04 2.3; Th 19.8 2.1 3.3 0.04 0.7; U 13.15 3.44 3.9 0.04 1;
+Pu 12.06 2.99 3.8 0.04 1
+"""
 SMACT_FILES = {
     "smact14": "oxidation_states.txt",
     "icsd16": "oxidation_states_icsd.txt",
@@ -90,6 +118,20 @@ def highest_orbital(element, letter):
     return max(energies) * HARTREE_EV if energies else None
 
 
+def miedema(place):
+    """A column of the table of Miedema's parameters."""
+    rows = [row.split() for row in MIEDEMA.split(";")]
+    values = {row[0]: float(row[place]) for row in rows}
+    return lambda e: values.get(e.symbol)
+
+
+def ground_state(name):
+    """A column of Magpie's table of the elements' ground states."""
+    with (Path(smact.data_directory) / "magpie.csv").open(encoding="utf-8") as file:
+        values = {row["element"]: row[name] for row in csv.DictReader(file)}
+    return lambda e: number_of(values.get(e.symbol))
+
+
 def cell(get, element):
     """A finite value as text, empty where unknown."""
     try:
@@ -101,6 +143,8 @@ def cell(get, element):
     return f"{float(value):.8g}"
 
 
+BOER = "de Boer et al., Cohesion in Metals (1988), as in matminer"
+MAGPIE = "OQMD by PBE, Ward et al. 2016 (Magpie), as in SMACT"
 COLUMNS = {
     "mass": ("amu", "IUPAC 2016, as in ASE", lambda e: atomic_masses_iupac2016[e.Z]),
     "electronegativity": ("Pauling", "pymatgen periodic table", lambda e: e.X),
@@ -156,6 +200,19 @@ COLUMNS = {
         "highest valence d level of the free atom in LDA, NIST, as in pymatgen",
         lambda e: highest_orbital(e, "d"),
     ),
+    "miedema_volume": ("cm^3/mol", f"molar volume, {BOER}", miedema(1)),
+    "miedema_density": (
+        "density units",
+        f"electron density at the cell boundary, {BOER}",
+        miedema(2),
+    ),
+    "miedema_potential": ("V", f"work function like potential, {BOER}", miedema(3)),
+    "miedema_transfer": ("1/V", f"volume change by charge transfer, {BOER}", miedema(4)),
+    "miedema_hybridisation": ("", f"hybridisation of p and d electrons, {BOER}", miedema(5)),
+    "ground_state_volume": ("angstrom^3/atom", MAGPIE, ground_state("GSvolume_pa")),
+    "ground_state_band_gap": ("eV", MAGPIE, ground_state("GSbandgap")),
+    "ground_state_moment": ("Bohr magneton/atom", MAGPIE, ground_state("GSmagmom")),
+    "ground_state_space_group": ("", MAGPIE, ground_state("SpaceGroupNumber")),
     "is_metal": ("", "SMACT 4.0 list of metals", lambda e: e.symbol in smact.metals),
 }
 
@@ -200,7 +257,8 @@ def write_cards():
         "elements": {
             "what": "Properties of the elements H to Og; an empty cell is unknown.",
             "columns": {k: {"unit": u, "source": s} for k, (u, s, _) in COLUMNS.items()},
-            "licence": "facts; collected from pymatgen (MIT), ASE (LGPL) and SMACT (MIT)",
+            "licence": "facts; collected from pymatgen (MIT), ASE (LGPL), SMACT (MIT) and "
+            "matminer (BSD)",
             "limits": "Radii and electronegativities differ between sources; heavy elements "
             "lack many values.",
         },

@@ -1,71 +1,24 @@
 """The `composition` block: what follows from the formula alone, for crystals and compositions."""
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
-from matmill.crystals.elements import SYMBOLS
+from matmill.crystals.elements import SYMBOLS, oxidation_states
+from matmill.predict.descriptors.alloys import alloy_columns
 from matmill.predict.descriptors.properties import (
     FAMILIES,
-    element_property,
     property_names,
     property_table,
 )
+from matmill.predict.descriptors.shares import Shares, weighted_mean
 from matmill.predict.descriptors.table import Features, from_columns
 
 STATISTICS = ("mean", "deviation", "min", "max", "range", "mode")
 _NORMS = (2, 3, 5, 7, 10)
 _TIE = 1e-9  # amounts within this share of each other are equal: rounding of fractions
-
-
-@dataclass(frozen=True, eq=False)
-class Shares:
-    """The elements of each row, most abundant first, padded to the longest row.
-
-    Attributes:
-        number: Atomic number, 0 in the padding, ``(n, most_elements)``.
-        share: Share of the atoms, 0 in the padding, ``(n, most_elements)``.
-    """
-
-    number: Int[Tensor, "n most_elements"]
-    share: Float[Tensor, "n most_elements"]
-
-    @classmethod
-    def of(cls, batch: CrystalBatch | CompositionBatch) -> "Shares":
-        """Return the elements of a batch of either kind."""
-        if isinstance(batch, CrystalBatch):
-            batch = CompositionBatch.of(batch)
-        fractions = batch.fractions.double()
-        most = int((fractions > 0).sum(1).amax()) if len(fractions) else 1
-        # Exact ties are resolved by atomic number, so that equal formulas give equal bits.
-        order = torch.sort(fractions, dim=1, descending=True, stable=True)
-        share = order.values[:, :most]
-        return cls(torch.where(share > 0, order.indices[:, :most], 0), share)
-
-    @property
-    def present(self) -> Bool[Tensor, "n most_elements"]:
-        """False in the padding."""
-        return self.number > 0
-
-    def values(self, name: str) -> Float[Tensor, "n most_elements"]:
-        """Return a property of the elements, NaN where unknown and in the padding."""
-        return element_property(name)[self.number]
-
-    def mean(self, name: str) -> Float[Tensor, " n"]:
-        """Return the mean of a property over the atoms whose element has one."""
-        values = self.values(name)
-        return weighted_mean(values, self.share * torch.isfinite(values))
-
-
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean over dim 1, NaN where all weights are 0. NaN values need weight 0."""
-    total = weights.sum(1)
-    mean = (values.nan_to_num(0.0) * weights).sum(1) / total
-    return mean.masked_fill(total == 0, torch.nan)
 
 
 def composition_block(batch: CrystalBatch | CompositionBatch) -> Features:
@@ -86,7 +39,8 @@ def composition_block(batch: CrystalBatch | CompositionBatch) -> Features:
     columns = statistics(shares)
     columns |= _stoichiometry(shares)
     columns |= _bonding(shares)
-    columns |= _alloy(shares)
+    columns |= alloy_columns(shares)
+    columns |= _oxidation(shares)
     return from_columns(columns)
 
 
@@ -161,6 +115,28 @@ def _bonding(shares: Shares) -> dict[str, Tensor]:
     }
 
 
+def _oxidation(shares: Shares) -> dict[str, Tensor]:
+    """Return the charges per atom that the oxidation states seen in the ICSD allow.
+
+    A compound whose range of charges does not hold zero cannot be ionic.
+    """
+    states = [oxidation_states(symbol, "icsd24") if symbol != "X" else () for symbol in SYMBOLS]
+    known = [s or (0,) for s in states]
+    least = torch.tensor([min(0, *s) for s in known]).double()[shares.number]
+    most = torch.tensor([max(0, *s) for s in known]).double()[shares.number]
+    lowest = torch.tensor([min(s) for s in known]).double()[shares.number]
+    highest = torch.tensor([max(s) for s in known]).double()[shares.number]
+    bottom = (shares.share * lowest).sum(1)
+    top = (shares.share * highest).sum(1)
+    return {
+        "oxidation_charge_least": bottom,
+        "oxidation_charge_most": top,
+        "oxidation_imbalance": bottom.clamp_min(0.0) + (-top).clamp_min(0.0),
+        "oxidation_negative": (shares.share * least).sum(1),
+        "oxidation_positive": (shares.share * most).sum(1),
+    }
+
+
 def _orbital_gap(shares: Shares) -> Tensor:
     """Return how far the highest atomic level lies above the lowest one."""
     level = shares.values("highest_orbital_energy")
@@ -168,26 +144,3 @@ def _orbital_gap(shares: Shares) -> Tensor:
     top = torch.where(known, level, -torch.inf).amax(1)
     bottom = torch.where(known, level, torch.inf).amin(1)
     return torch.where(known.any(1), top - bottom, torch.nan)
-
-
-def _alloy(shares: Shares) -> dict[str, Tensor]:
-    """Return the descriptors of metallurgy: mismatch of sizes, electronegativity and stiffness."""
-    columns = {}
-    for name, label in (
-        ("atomic_radius", "size_mismatch"),
-        ("covalent_radius", "covalent_mismatch"),
-        ("molar_volume", "volume_mismatch"),
-        ("bulk_modulus", "stiffness_mismatch"),
-    ):
-        columns[label] = _mismatch(shares, name, relative=True)
-    columns["electronegativity_mismatch"] = _mismatch(shares, "electronegativity", relative=False)
-    return columns
-
-
-def _mismatch(shares: Shares, name: str, *, relative: bool) -> Tensor:
-    """Return the root mean square deviation of a property from its mean."""
-    values = shares.values(name)
-    known = shares.share * torch.isfinite(values)
-    mean = weighted_mean(values, known)[:, None]
-    step = values / mean - 1 if relative else values - mean
-    return weighted_mean(step**2, known).sqrt()

@@ -55,6 +55,10 @@ _COMPOSITION = (
     (r"oxidation_imbalance", "Distance of that range of charges from zero, per atom"),
     (r"mixing_enthalpy_kj_mol", "Enthalpy of mixing of a regular solution by Miedema, kJ/mol"),
     (r"mixing_enthalpy_spread_kj_mol", "Deviation of the pairs' enthalpies from it, kJ/mol"),
+    (r"mixing_enthalpy_least_kj_mol", "Most negative enthalpy of mixing of a pair, kJ/mol"),
+    (r"mixing_enthalpy_most_kj_mol", "Largest enthalpy of mixing of a pair, kJ/mol"),
+    (r"oxidation_negative", "Sum of the least oxidation states below zero, per atom"),
+    (r"oxidation_positive", "Sum of the largest oxidation states above zero, per atom"),
     (r"yang_omega", "Melting point × entropy over enthalpy of mixing, at most 100"),
 )
 _STRUCTURE = (

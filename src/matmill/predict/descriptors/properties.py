@@ -36,6 +36,18 @@ _TABULATED = (
     "n_valence_d",
     "n_valence_f",
     "is_metal",
+    "ground_state_volume",
+    "ground_state_band_gap",
+    "ground_state_moment",
+    "ground_state_space_group",
+    "miedema_density",
+    "miedema_potential",
+)
+# Looked up by name, but not averaged: they mean something in formulas only.
+_OTHERS = (
+    "miedema_volume",
+    "miedema_transfer",
+    "miedema_hybridisation",
 )
 _SHELLS = {"s": 2, "p": 6, "d": 10, "f": 14}
 
@@ -53,7 +65,7 @@ def property_table() -> Float[Tensor, "119 n_properties"]:
 
 def element_property(name: str) -> Float[Tensor, " 119"]:
     """Return one property by atomic number."""
-    return _columns()[name]
+    return table(name) if name in _OTHERS else _columns()[name]
 
 
 @cache
