@@ -18,6 +18,7 @@ from matmill.graphs.angles import harmonics
 from matmill.progress import Event, OnEvent, ignore
 
 _CHUNK_CRYSTALS = 2000
+_FADE_ANGSTROM = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +39,8 @@ class Graph:
             default, 0 where there is no neighbour. Networks add messages with it.
         direction: Where the neighbours lie, as `graphs.angles.harmonics` of degree 0 and up, the
             mean over equal edges, ``(n_atoms_total, k, n_components)`` float32; 0 where there is
-            no neighbour. None unless asked for.
+            no neighbour. Those of degree 1 and up fade out towards the last neighbour: of several
+            that are equally far it is arbitrary which are listed. None unless asked for.
     """
 
     n_atoms: Int[Tensor, " n_crystals"]
@@ -186,6 +188,9 @@ def _piece(batch: CrystalBatch, k: int, cutoff: float, degree: int | None) -> Gr
     if degree is not None:
         direction = torch.zeros(n, k, (degree + 1) ** 2, device=device)
         direction[edges.source, column] = harmonics(edges.vector, degree).float()
+        last = torch.where(mask[:, -1:], distance[:, -1:], cutoff)
+        share = ((last - distance) / _FADE_ANGSTROM).clamp(0.0, 1.0)
+        direction[..., 1:] *= (share.square() * (3.0 - 2.0 * share))[..., None]
     return Graph(
         n_atoms=batch.n_atoms,
         atomic_numbers=batch.atomic_numbers,
@@ -210,7 +215,7 @@ def build_cached(
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = hashlib.sha256(f"v5|{k}|{cutoff}|{is_merged}|{degree}".encode())
+    digest = hashlib.sha256(f"v6|{k}|{cutoff}|{is_merged}|{degree}".encode())
     for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
         digest.update(values.cpu().contiguous().numpy().tobytes())
     path = folder / f"graph-{digest.hexdigest()[:24]}.safetensors"

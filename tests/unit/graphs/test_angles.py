@@ -70,8 +70,8 @@ def _box_of_molecules():
 
 def test_atoms_that_differ_in_angles_only_are_merged_only_where_angles_are_not_kept():
     crystals = _box_of_molecules()
-    without = build(crystals, k=4, cutoff=2.5, is_merged=True)
-    kept = build(crystals, k=4, cutoff=2.5, is_merged=True, degree=2)
+    without = build(crystals, k=5, cutoff=2.5, is_merged=True)
+    kept = build(crystals, k=5, cutoff=2.5, is_merged=True, degree=2)
     assert without.n_atoms.tolist() == [2]
     assert kept.n_atoms.tolist() == [4]
     assert sorted(kept.weight.tolist()) == [1.0, 1.0, 4.0, 4.0]
@@ -80,17 +80,32 @@ def test_atoms_that_differ_in_angles_only_are_merged_only_where_angles_are_not_k
 def test_joined_edges_carry_the_mean_direction():
     lattice = (torch.eye(3) * 4.2).tolist()
     crystals = CrystalBatch.from_lists([lattice], [[[0, 0, 0], [0.5, 0.5, 0.5]]], [[55, 17]])
-    graph = build(crystals, k=14, is_merged=True, degree=4)
+    graph = build(crystals, k=16, is_merged=True, degree=4)
     # 8 unlike neighbours, then 6 like ones. A cube and an octahedron have no moments of degree 1
     # to 3; those of degree 4 differ in sign and size (-7/9 · √(7/12) …, from their vertices).
-    assert graph.count[0].tolist()[:3] == [8.0, 6.0, 0.0]
+    assert graph.count[0].tolist()[:4] == [8.0, 6.0, 2.0, 0.0]
     cube = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)])
     for column, vertices in enumerate((cube, octahedron)):
         expected = harmonics(vertices, 4).mean(0)
         assert float(expected[1:16].abs().max()) < 1e-6 < float(expected[16:].norm())
         torch.testing.assert_close(graph.direction[0, column], expected, atol=1e-5, rtol=1e-5)
-    assert not bool(graph.direction[0, 2:].any())
+    # Of the next 12 only 2 are listed; which, must not matter.
+    assert not bool(graph.direction[0, 2:, 1:].any())
+
+
+def test_directions_fade_as_a_neighbour_comes_to_the_last_place():
+    edges = torch.tensor([3.0, 3.0 + 1e-4, 3.1, 3.4])
+    faded = []
+    for edge in edges.tolist():
+        lattice = torch.diag(torch.tensor([edge, 3.0, 3.0])).tolist()
+        crystals = CrystalBatch.from_lists([lattice], [[[0, 0, 0]]], [[26]])
+        graph = build(crystals, k=5, degree=1)
+        faded.append(float(graph.direction[0, 0, 1:].norm()))
+    assert faded[0] == 0.0
+    assert faded[1] < 1e-5
+    assert 0.1 < faded[2] < 0.9
+    assert faded[3] == pytest.approx(1.0)
 
 
 def test_directions_are_selected_and_cached_with_the_rest(tmp_path):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from matmill.graphs.angles import harmonics
 from matmill.graphs.augment import augmented
 from matmill.graphs.graph import build
 from matmill.predict.gate import Edges
-from matmill.predict.networks import degree_read, graphs_for, network_class
+from matmill.predict.networks import degree_read, graphs_for, make_network, network_class
+from matmill.predict.pretrain.encoder import LEFT_OUT, save_encoder
+from matmill.predict.pretrain.train import PretrainSettings
 from matmill.predict.protocol import load_predictor
+from matmill.predict.train import TrainSettings, train_predictor
 from matmill.predict.transformer import (
     CrystalTransformer,
     NeighborAttention,
@@ -106,6 +110,24 @@ def test_a_supercell_has_the_same_output(is_merged):
     torch.testing.assert_close(found, _outputs(network, crystals), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("k", [9, 12, 20])
+def test_a_cut_through_equally_far_neighbours_does_not_show(k):
+    network = _network()
+    cell = CrystalBatch.from_lists(
+        [(torch.eye(3) * 4.12).tolist()], [[[0, 0, 0], [0.5, 0.5, 0.5]]], [[55, 17]]
+    )
+    basis = torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 1, 1]]).double()
+    skew = _changed(
+        cell,
+        lattice=basis @ cell.lattice,
+        frac_coords=cell.frac_coords @ torch.linalg.inv(basis),
+    )
+    expected = _outputs(network, cell, k=k)
+    for other in (skew, _supercell(cell, (2, 1, 2))):
+        found = _outputs(network, other, k=k)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def _symmetric():
     """Crystals with many equal atoms and edges, one of them with equal atoms turned apart."""
     half = 0.5
@@ -165,7 +187,7 @@ def test_angles_are_seen_from_degree_two_on():
         attend = NeighborAttention(
             8, channels=8, n_heads=2, key_width=4, degree=degree, cutoff=8.0
         ).eval()
-        graph = build(crystals, k=4, degree=3)
+        graph = build(crystals, k=5, degree=3)
         edges = Edges.of(graph, step=0.01, cutoff=8.0, is_interpolated=True)
         atoms = torch.linspace(-1, 1, 8)[None] * graph.atomic_numbers[:, None].float().sqrt()
         with torch.no_grad():
@@ -239,8 +261,9 @@ def test_atoms_on_one_spot_and_alone_give_finite_gradients():
 
 def test_masked_edges_are_as_if_they_were_not_there():
     network, crystals = _network(), _crystals(sizes=(5, 3))
-    near = build(crystals, k=6, degree=2)
     far = build(crystals, k=12, degree=2)
+    assert far.direction is not None
+    near = replace(build(crystals, k=6), direction=far.direction[:, :6])
     far.mask[:, 6:] = False
     far.count[:, 6:] = 0.0
     with torch.no_grad():
@@ -268,6 +291,10 @@ def test_bfloat16_stays_close():
             rough = network(graph)[0]
     assert rough.dtype == torch.float32
     assert float((rough - exact).abs().max()) < 0.1
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network.train()(graph)[0]
+    rough.sum().backward()
+    assert bool(torch.isfinite(network.embed.weight.grad).all())
 
 
 def test_the_noise_head_does_not_train_the_rest():
@@ -332,3 +359,25 @@ def test_the_registered_model_learns_saves_and_loads(tmp_path):
     again = load_predictor(path).predict(table.crystals.select(held_out))
     assert torch.equal(again.mean, found.mean)
     assert torch.equal(again.std, found.std)
+
+
+def test_its_lower_layers_serve_as_a_pretrained_encoder(tmp_path):
+    settings = PretrainSettings(network="transformer", width=16, hidden=16, n_layers=1)
+    network = make_network({"columns_trained": ["any"], **settings.network_card()})
+    view = augmented(build(_crystals(), is_merged=True, degree=2), torch.Generator())
+    network.embedding(view).square().sum().backward()
+    untouched = [n for n, p in network.named_parameters() if p.grad is None]
+    assert {name.split(".")[0] for name in untouched} == {"out", "noise"}
+    file = save_encoder(tmp_path / "encoder", network, settings.network_card())
+    model = train_predictor(
+        _salts(),
+        ["band_gap"],
+        settings=TrainSettings(n_members=1, epochs=1, learning_rate=1e-6, precision="fp32"),
+        folder=tmp_path / "work",
+        start_from=str(file),
+    )
+    assert model.card["network"] == "transformer"
+    taken = network.state_dict()
+    for name, values in model.members[0].state_dict().items():
+        is_taken = name in taken and torch.allclose(values, taken[name], atol=1e-4)
+        assert is_taken == (name.split(".")[0] not in LEFT_OUT), name
