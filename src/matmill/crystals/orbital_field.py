@@ -17,12 +17,13 @@ N_ORBITALS = 32
 
 _SUBSHELLS = {"s": 0, "p": 2, "d": 8, "f": 18}  # column before the first of each
 _N_DIRECTIONS = 512  # matrices then turn with the crystal by less than 0.05
+_SHELL = 1e-3  # Å; neighbours closer in distance than this are one shell
 _SQUARINGS = 4  # sharpness 2⁴ = 16
 _ENTRIES = 6_000_000  # directions × neighbours held at once
 
 
 def orbital_field(
-    batch: CrystalBatch, *, k: int = 24, on_event: OnEvent = ignore
+    batch: CrystalBatch, *, k: int = 32, on_event: OnEvent = ignore
 ) -> Float[Tensor, "n_crystals 1024"]:
     """Return the orbital field matrix of each crystal, 32 × 32 in rows, float32.
 
@@ -32,7 +33,8 @@ def orbital_field(
 
     Args:
         batch: Any number of crystals.
-        k: Neighbours of each atom that may have a weight.
+        k: Neighbours of each atom that are looked at; the outermost shell of them, which may be
+            cut, has no weight unless it is the only one.
         on_event: Told about progress.
 
     Source:
@@ -65,7 +67,8 @@ def solid_angles(
     the exact solid angles of the Voronoi cell.
 
     Args:
-        edges: Neighbours of each atom, by source, equally many for all (from `nearest`).
+        edges: Neighbours of each atom, by source, equally many for all (from `nearest`). The
+            outermost shell has no share unless it is the only one.
         n_atoms: Number of atoms.
         squarings: Sharpness; 4 by default, far above 10 for hard faces.
         directions: Points of the lattice.
@@ -78,7 +81,11 @@ def solid_angles(
     k = len(edges) // n_atoms
     vector = edges.vector.double().reshape(n_atoms, k, 3)
     squared = vector.square().sum(2).clamp(min=1e-6)
-    scaled = (2 * vector / squared[:, :, None]).float()
+    # Atoms at one distance count all or not at all, and k may cut through the last shell.
+    length = squared.sqrt()
+    is_last = length > length.amax(1, keepdim=True) - _SHELL
+    is_last &= ~is_last.all(1, keepdim=True)
+    scaled = (2 * vector / squared[:, :, None]).masked_fill(is_last[:, :, None], 0.0).float()
     sphere = _fibonacci(directions)
     shares = torch.empty(n_atoms, k)
     for rows in torch.arange(n_atoms).split(max(1, _ENTRIES // (directions * k))):
