@@ -88,9 +88,10 @@ def gated_sum(
     # Sums over many edges need float32; the products before them may be rougher.
     parts, table = parts.float(), table.float()
     if norm.training:
-        summed, mean, variance = _GatedSum.apply(  # pyright: ignore[reportGeneralTypeIssues]
-            parts, table, norm.weight, norm.bias, edges, norm.eps
-        )
+        with torch.autocast(parts.device.type, enabled=False):
+            summed, mean, variance = _GatedSum.apply(  # pyright: ignore[reportGeneralTypeIssues]
+                parts, table, norm.weight, norm.bias, edges, norm.eps
+            )
         _follow(norm, mean, variance, edges.total)
         return summed
     assert norm.running_mean is not None
@@ -110,13 +111,16 @@ def weighted_norm(
     """Return the batch norm with rows weighted, as if each were there so many times."""
     if not norm.training:
         return norm(values)
-    total = weight.sum()
-    share = weight / total
-    mean = share @ values
-    centred = values - mean
-    variance = share @ centred.square()
-    _follow(norm, mean.detach(), variance.detach(), total)
-    return torch.addcmul(norm.bias, centred, norm.weight * torch.rsqrt(variance + norm.eps))
+    # Averages need float32, whatever the products around them are computed in.
+    with torch.autocast(values.device.type, enabled=False):
+        values = values.to(norm.weight.dtype)
+        total = weight.sum()
+        share = weight / total
+        mean = share @ values
+        centred = values - mean
+        variance = share @ centred.square()
+        _follow(norm, mean.detach(), variance.detach(), total)
+        return torch.addcmul(norm.bias, centred, norm.weight * torch.rsqrt(variance + norm.eps))
 
 
 @torch.no_grad()
