@@ -90,12 +90,10 @@ def second_derivatives(
         forces = _displaced_forces(batch.select(crystals))
         hessian = -(forces[:, 1:] - forces[:, :1]) / _STEP  # (n, 3 size, 3 size)
         hessian = 0.5 * (hessian + hessian.mT)
-        blocks = hessian.reshape(len(crystals), size, 3, size, 3)
-        excess = blocks.sum(3)
-        index = torch.arange(size)
-        blocks[:, index, :, index, :] -= excess.transpose(0, 1)
-        hessian = blocks.reshape(hessian.shape)
-        found.append((crystals, 0.5 * (hessian + hessian.mT)))
+        # Take out motions of all atoms together, which rounding gives a little stiffness.
+        together = torch.eye(3, dtype=torch.float64).repeat(size, size) / size
+        inner = torch.eye(3 * size, dtype=torch.float64) - together
+        found.append((crystals, inner @ hessian @ inner))
     return found
 
 
