@@ -7,17 +7,19 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.crystals.elements import table
-from matmill.predict.descriptors.dimensionality import layer_geometry
+from matmill.predict.descriptors.dimensionality import dimensionality, layer_geometry
 from matmill.predict.tabular.targets import BULK_SIZE, LAYER_SIZE
 
-_LAYERED_SHARE = 0.95
+_LAYERED_SHARE = 0.8
+_WIDE_GAP_ANGSTROM = 8.0
 
 
 def facts_of(batch: CrystalBatch | CompositionBatch) -> dict[str, Float[Tensor, " n"]]:
     """Return what the scales may divide by or fit a law to, float64, all positive.
 
-    Mean mass of an atom (amu) and its harmonic mean; for crystals also volume per atom (Å³) and,
-    for single layers, area per atom (Å², NaN for others).
+    Mean mass of an atom and its harmonic mean (amu); for crystals also volume per atom (Å³), and
+    area per atom (Å²) of the layers between the widest gaps, which is finite but means little
+    where there are no layers: see `is_layered`.
     """
     formulas = CompositionBatch.of(batch) if isinstance(batch, CrystalBatch) else batch
     mass = table("mass")
@@ -32,9 +34,13 @@ def facts_of(batch: CrystalBatch | CompositionBatch) -> dict[str, Float[Tensor, 
     return facts
 
 
-def is_layered(facts: dict[str, Tensor]) -> bool:
-    """Return whether nearly all of these crystals are single layers."""
-    area = facts.get(LAYER_SIZE)
-    if area is None or not len(area):
+def is_layered(batch: CrystalBatch | CompositionBatch) -> bool:
+    """Return whether most of these crystals are layers, single or stacked.
+
+    A crystal is one when its bonds span two dimensions, or its widest gap is wider than any in a
+    framework.
+    """
+    if not isinstance(batch, CrystalBatch) or not len(batch):
         return False
-    return float(torch.isfinite(area).double().mean()) >= _LAYERED_SHARE
+    has_gap = layer_geometry(batch).vacuum > _WIDE_GAP_ANGSTROM
+    return float(((dimensionality(batch) == 2) | has_gap).double().mean()) >= _LAYERED_SHARE

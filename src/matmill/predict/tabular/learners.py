@@ -19,7 +19,7 @@ from matmill.randomness import child, child_seed
 
 Variant = dict[str, Any]
 _EDGE = 1e-4  # shares of votes nearer to 0 or 1 have no honest log odds
-_NETWORK_STEPS = 1500
+_NETWORK_STEPS = 1200
 _SEEDS = 3  # of each network that is kept
 
 
@@ -78,7 +78,7 @@ class Learner:
 
 
 def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
-    n_trees = 300 if task.is_final else 120
+    n_trees = 300 if task.is_final else 80
     return [
         grow_extra_trees(
             task.columns,
@@ -93,11 +93,13 @@ def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
 
 
 def _tree_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
-    return [{"min_leaf": 1 if n_rows < 2000 else 2}]
+    return [
+        {"min_leaf": 1 if n_rows < 2000 else 2, "max_features": 0.33 if n_columns < 200 else 0.25}
+    ]
 
 
 def _scout(task: Task, variants: Sequence[Variant]) -> list[Forest]:  # noqa: ARG001
-    settings = {"n_trees": 30, "max_features": 0.2, "min_leaf": 2}
+    settings = {"n_trees": 25, "max_features": 0.15, "min_leaf": 2}
     columns, target = task.columns, task.target
     return [grow_extra_trees(columns, target, seed=task.seed, classify=task.classify, **settings)]
 
@@ -121,8 +123,9 @@ def _support_vectors(task: Task, variants: Sequence[Variant]) -> list[KernelMach
 
 
 def _vector_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
-    variants: list[Variant] = [{"cost": 3.0, "width": 0.5}, {"cost": 10.0, "width": 0.2}]
-    return variants if n_rows < 2000 else variants[:1]
+    # Smooth properties want wide kernels, compositions of alloys narrow and costly ones.
+    pairs = ((3.0, 0.5), (10.0, 0.2), (30.0, 1.5), (100.0, 0.7))
+    return [{"cost": c, "width": w} for c, w in (pairs if n_rows < 2000 else pairs[:1])]
 
 
 def _gaussian_process(task: Task, variants: Sequence[Variant]) -> list[KernelMachine]:  # noqa: ARG001
@@ -156,7 +159,7 @@ def _networks(task: Task, variants: Sequence[Variant]) -> list[Networks]:
 
 def _network_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
     rng = child(seed, "network plans")
-    return [asdict(plan) for plan in draw_plans(12, n_columns, rng)]
+    return [asdict(plan) for plan in draw_plans(8, n_columns, rng)]
 
 
 LEARNERS: dict[str, Learner] = {

@@ -85,7 +85,8 @@ class Networks:
 
     def predict(self, columns: Float[Tensor, "n n_columns"]) -> Float[Tensor, " n"]:
         """Return the median over the networks, float64."""
-        return self.each(columns).quantile(0.5, dim=0)
+        each = self.each(columns)
+        return each.quantile(0.5, dim=0) if each.shape[1] else each.sum(0)
 
     def select(self, index: list[int]) -> "Networks":
         """Return some of the networks."""

@@ -97,6 +97,12 @@ class TabularPredictor:
         """The descriptor blocks that it needs."""
         return tuple(self.card["blocks"])
 
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        """Where intervals end."""
+        low, high = self.card["bounds"]
+        return -torch.inf if low is None else low, torch.inf if high is None else high
+
     def predict(
         self,
         batch: CrystalBatch | CompositionBatch,
@@ -151,7 +157,7 @@ class TabularPredictor:
                     kind=intervals,
                 )
             reach = std * factors.factor
-            low, high = self.card["bounds"]
+            low, high = self._bounds
             found[level] = Prediction(
                 mean=mean,
                 std=std,

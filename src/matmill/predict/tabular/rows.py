@@ -17,6 +17,7 @@ from matmill.predict.descriptors.blocks import BLOCKS, FROM_FORMULA, compute
 from matmill.predict.descriptors.dimensionality import dimensionality
 from matmill.predict.descriptors.table import Features
 from matmill.predict.tabular.columns import LEARNED_BLOCKS
+from matmill.predict.tabular.kept import kept_features
 from matmill.progress import OnEvent
 from matmill.randomness import child, child_seed
 
@@ -146,7 +147,10 @@ def features_of(
     on_event: OnEvent,
 ) -> Features:
     """Return the columns of the blocks; what is infinite counts as unknown."""
-    found = compute(batch, blocks, folder=folder, on_event=on_event)
+    if folder is None:
+        found = compute(batch, blocks, on_event=on_event)
+    else:
+        found = kept_features(batch, blocks, folder=folder, on_event=on_event)
     values = found.values.double()
     return Features(torch.where(torch.isfinite(values), values, torch.nan), found.names)
 
@@ -185,7 +189,16 @@ def formula_folds(
         fold = int(load[kind].argmin())
         fold_of[number] = fold
         load[kind, fold] += sizes[number]
-    return fold_of[group]
+    fold = fold_of[group]
+    if classify:
+        for number in range(n_folds):
+            seen = values[fold != number]
+            if float(seen.min()) == float(seen.max()):
+                raise DataError(
+                    f"All rows of class {int(1 - seen[0])} have formulas of one fold: at least "
+                    "two formulas of each class are needed to compare models."
+                )
+    return fold
 
 
 def data_card(found: Labelled) -> dict[str, Any]:

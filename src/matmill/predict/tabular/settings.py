@@ -1,5 +1,6 @@
 """What a user may choose about the tabular predictor, and what follows from it."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,12 +29,15 @@ class TabularSettings(Settings):
         n_folds: Inner folds, by formula.
         n_scales: How many of the best scales go on after a first look.
         threshold_for: What the threshold between two classes is tuned for, out of fold.
+        descriptors: Folder that keeps descriptors row by row, so that several fits share them; by
+            default inside the folder of the fit.
     """
 
     preset: Literal["fast", "full"] = "full"
     blocks: tuple[str, ...] | None = None
     learners: tuple[str, ...] | None = None
     scales: tuple[str, ...] | None = None
-    n_folds: Annotated[int, Field(ge=2)] = 5
+    n_folds: Annotated[int, Field(ge=2)] = 4
     n_scales: Annotated[int, Field(ge=1)] = 2
     threshold_for: Literal["balanced-accuracy", "f1"] = "balanced-accuracy"
+    descriptors: Path | None = None

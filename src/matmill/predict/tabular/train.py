@@ -10,13 +10,14 @@ from torch import Tensor
 
 from matmill import __version__
 from matmill.crystals.compositions import CompositionBatch
+from matmill.data.compositions import Table
 from matmill.errors import UnknownNameError
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
 from matmill.predict.chemistry import families
 from matmill.predict.descriptors.blocks import FROM_FORMULA
 from matmill.predict.domain import Domain
 from matmill.predict.intervals import CalibrationRows
-from matmill.predict.scores import score_on_test
+from matmill.predict.scores import evaluate_predictor
 from matmill.predict.tabular import rows as labels
 from matmill.predict.tabular.candidate import Candidate, Fitted, Rows, fit_candidate
 from matmill.predict.tabular.columns import LEARNED_BLOCKS, prepare
@@ -33,7 +34,9 @@ from matmill.progress import Event, OnEvent
 from matmill.randomness import child
 
 _SCOUT = "scout"  # the learner that takes the first look at scales
+_KERNEL_SCOUT = "support-vectors"  # and the one at learned features
 _NEAR_COLUMNS = 64
+_MANY = 2000  # rows, above which only the best scale is tried: a second one hardly helps there
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ class _Stacked:
 
 
 def train_tabular(
-    table: Any,  # noqa: ANN401 - Table; labelled crystals or compositions
+    table: Table,
     target: str,
     *,
     folder: Path,
@@ -69,15 +72,18 @@ def train_tabular(
     batch = labels.batch_of(found.table.select(found.train))
     with_learned = chosen.preset == "full"
     blocks = labels.choose_blocks(batch, wanted=chosen.blocks, with_learned=with_learned)
-    features = labels.features_of(batch, blocks, folder=folder / "descriptors", on_event=on_event)
+    kept = chosen.descriptors or folder / "descriptors"
+    features = labels.features_of(batch, blocks, folder=kept, on_event=on_event)
     values = found.table.column(found.column).double()[found.train]
     rows = Rows(features=features, facts=facts_of(batch), values=values)
     fold = labels.formula_folds(
         tuple(batch.formula), values, chosen.n_folds, classify=found.is_classification, seed=seed
     )
     inner = InnerFolds(rows, fold, seed=seed, folder=folder / "inner")
-    scales = _best_scales(inner, blocks, chosen, found.is_classification, on_event)
-    stacked = _stacked(inner, _candidates(blocks, scales, learners, len(rows)), seed, on_event)
+    scales = _best_scales(
+        inner, blocks, chosen, found.is_classification, is_layered(batch), on_event
+    )
+    stacked = _stacked(inner, _candidates(inner, blocks, scales, learners), seed, on_event)
     members, weights = _members(stacked, rows, seed, on_event)
     errors, calibration, scores = _calibrated(stacked, rows, fold, members, seed)
     amounts = (batch if isinstance(batch, CompositionBatch) else CompositionBatch.of(batch)).amounts
@@ -93,7 +99,7 @@ def train_tabular(
         "is_classification": found.is_classification,
         "reads": "composition" if set(used) <= FROM_FORMULA else "structure",
         "blocks": list(used),
-        "settings": chosen.model_dump(mode="json"),
+        "settings": chosen.model_dump(mode="json", exclude={"descriptors"}),
         "seed": seed,
         "data": labels.data_card(found),
         "elements_z": torch.nonzero((amounts > 0).any(0)).flatten().tolist(),
@@ -117,12 +123,10 @@ def train_tabular(
         ),
         card=card,
     )
-    notes = {"split": tuple("test" for _ in range(len(found.test)))}
+    card["scores"] = {}
     if len(found.test) > 1:
         test = found.table.select(found.test)
-        card["scores"] = score_on_test(predictor, _with_notes(test, notes))
-    else:
-        card["scores"] = {}
+        card["scores"] = {found.column: evaluate_predictor(predictor, test)}
     return predictor
 
 
@@ -142,18 +146,17 @@ def _best_scales(
     blocks: tuple[str, ...],
     settings: TabularSettings,
     is_classification: bool,
+    layered: bool,
     on_event: OnEvent,
 ) -> list[str]:
     """Return the scales that go on, best first, after a look with few quick trees."""
     if is_classification:
         return ["class"]
     rows = inner.rows
-    names = list(settings.scales or ()) or candidates(
-        rows.values, rows.facts, is_layered=is_layered(rows.facts)
-    )
+    names = list(settings.scales or ()) or candidates(rows.values, rows.facts, is_layered=layered)
     if len(names) <= 1:
         return names
-    plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS) or blocks
+    plain = _sets(blocks)[0]
     losses = {}
     for place, name in enumerate(names):
         on_event(Event(stage="look at scales", done=place, total=len(names), message=name))
@@ -161,23 +164,45 @@ def _best_scales(
     return sorted(names, key=losses.__getitem__)[: settings.n_scales]
 
 
-def _candidates(
-    blocks: tuple[str, ...], scales: list[str], learners: tuple[str, ...], n_rows: int
-) -> list[Candidate]:
-    """Return what is tried: every learner on every scale, with and without learned features.
-
-    The dearer learners see the best scale only.
-    """
+def _sets(blocks: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the sets of blocks that are tried: without learned features, and all."""
     plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS)
-    sets = [plain or blocks, *([blocks] if plain and plain != blocks else [])]
-    return [
-        Candidate(blocks=chosen, scale=scale, learner=learner)
-        for learner in learners
-        if n_rows <= LEARNERS[learner].most_rows
-        for place, scale in enumerate(scales)
-        if place < LEARNERS[learner].most_scales
-        for chosen in sets
-    ]
+    return [plain or blocks, *([blocks] if plain and plain != blocks else [])]
+
+
+def _candidates(
+    inner: InnerFolds, blocks: tuple[str, ...], scales: list[str], learners: tuple[str, ...]
+) -> list[Candidate]:
+    """Return what is tried.
+
+    Whether learned features help is found out with quick trees for trees, and with the cheapest
+    kernel for all that read scaled columns; the dearer learners see the better set only.
+    """
+    sets = _sets(blocks)
+    best: dict[str, tuple[str, ...]] = {}
+    for view, scout in (("plain", _SCOUT), ("standard", _KERNEL_SCOUT)):
+        tried = [Candidate(blocks=chosen, scale=scales[0], learner=scout) for chosen in sets]
+        is_dear = len(inner.rows) > LEARNERS[scout].most_rows
+        if len(sets) > 1 and not is_dear and any(_view(name) == view for name in learners):
+            tried.sort(key=lambda candidate: inner.trial(candidate).loss)
+        best[view] = tried[0].blocks
+    found = []
+    for name in learners:
+        learner = LEARNERS[name]
+        if len(inner.rows) > learner.most_rows:
+            continue
+        mine = sets if name == _KERNEL_SCOUT else [best[_view(name)]]
+        n_scales = learner.most_scales if len(inner.rows) <= _MANY else 1
+        for place, scale in enumerate(scales[:n_scales]):
+            found += [
+                Candidate(blocks=chosen, scale=scale, learner=name)
+                for chosen in (mine if place == 0 else [best[_view(name)]])
+            ]
+    return found
+
+
+def _view(learner: str) -> str:
+    return "plain" if LEARNERS[learner].view == "plain" else "standard"
 
 
 def _stacked(inner: InnerFolds, tried: list[Candidate], seed: int, on_event: OnEvent) -> _Stacked:
@@ -268,16 +293,12 @@ def _told(stacked: _Stacked, is_classification: bool) -> dict[str, Any]:
     }
 
 
-def _bounds(values: Float[Tensor, " n"], is_classification: bool) -> tuple[float, float]:
+def _bounds(
+    values: Float[Tensor, " n"], is_classification: bool
+) -> tuple[float | None, float | None]:
     """Return where intervals end: a property that was never negative has no negative values."""
     if is_classification:
         return 0.0, 1.0
-    low = 0.0 if float(values.min()) >= 0.0 else -torch.inf
-    high = 0.0 if float(values.max()) <= 0.0 else torch.inf
+    low = 0.0 if float(values.min()) >= 0.0 else None
+    high = 0.0 if float(values.max()) <= 0.0 else None
     return low, high
-
-
-def _with_notes(table: Any, notes: dict[str, tuple[str, ...]]) -> Any:  # noqa: ANN401 - Table
-    from dataclasses import replace
-
-    return replace(table, notes=notes)

@@ -210,7 +210,7 @@ def changed(table, name, values):
         (lambda v: torch.cat([v[:3], v[3:] * torch.nan]), "Only 3 of 120 rows"),
         (lambda v: torch.full_like(v, 7.5), "have the value 7.5: nothing can be learned"),
         (lambda v: torch.zeros_like(v), "have class 0: nothing can be learned"),
-        (lambda v: torch.cat([torch.ones(1), torch.zeros(119)]), "in the rarer class"),
+        (lambda v: torch.arange(len(v)) == 0, "in the rarer class"),
     ],
 )
 def test_bad_targets_get_one_line(change, message, tmp_path):
@@ -233,7 +233,7 @@ def test_bad_choices_get_one_line(tmp_path, fast, classes):
         TabularPredictor.fit(alloys(), "colour", folder=tmp_path)
     with pytest.raises(InputError, match="reads structures"):
         fast.predict(parse_formulas(["NaCl"]))
-    with pytest.raises(InputError, match="coverage is 1.5"):
+    with pytest.raises(InputError, match=r"coverage is 1\.5"):
         classes.predict(parse_formulas(["NaCl"]), coverage=1.5)
     path = classes.save(tmp_path / "saved")
     with pytest.raises(UnknownNameError, match="property of this predictor"):
