@@ -47,8 +47,9 @@ def _accuracy(card):
 def _calibration(card):
     lines = [
         "| property | 50 % | 80 % | 90 % | 95 % | mean width at 90 % | miscalibration area "
-        "| rank correlation of error and σ | in domain: share, MAE | outside: MAE |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| spread of error ÷ σ | rank correlation of error and σ | in domain: share, MAE "
+        "| outside: MAE |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for column, scores in card["scores"].items():
         quantity = BY_COLUMN[column]
@@ -62,12 +63,23 @@ def _calibration(card):
             f"| {quantity.label} | {' | '.join(levels)} "
             f"| {scores['intervals']['0.90']['mean_width']:.3f} {unit} "
             f"| {scores['miscalibration_area']:.3f} "
+            f"| {_number(scores.get('z_std'), 2)} "
             f"| {scores['rank_correlation_error_std']:.2f} "
             f"| {100 * scores['share_in_domain']:.1f} %, "
             f"{_number(scores['mae_in_domain'], digits)} "
             f"| {_number(scores['mae_out_of_domain'], digits)} |"
         )
     return lines
+
+
+def _lowest_family(card):
+    for column, scores in card["scores"].items():
+        families = scores.get("covered_by_family", {})
+        if families:
+            name = min(families, key=lambda family: families[family]["covered"])
+            entry = families[name]
+            label = BY_COLUMN[column].label
+            yield f"{label} {100 * entry['covered']:.1f} % ({name}, {entry['n']} rows)"
 
 
 def _section(path):
@@ -113,6 +125,10 @@ def _section(path):
         "",
         *_calibration(card),
         "",
+        "The lowest coverage of 90 % intervals within a family of compounds: "
+        + "; ".join(_lowest_family(card))
+        + ".",
+        "",
         "### Where it may be used",
         "",
         "Trained range:",
@@ -123,8 +139,9 @@ def _section(path):
         "",
         "A prediction is flagged as out of domain when an element was never seen, the shortest "
         + (f"bond is outside {bonds[0]:g}–{bonds[1]:g} Å, " if bonds else "")
-        + "or the learned features lie farther from the training set's mean (Mahalanobis) than "
-        "those of 99 % of the validation rows.",
+        + "or the learned features lie farther from their nearest training crystals than those of "
+        "99 % of the validation rows. Distance alone hardly notices an element that was never "
+        "seen; the list of elements does (`benchmarks/calibration.py elements`).",
         "",
         "### Limits",
         "",

@@ -136,7 +136,12 @@ def score_model(model: EnsembleModel, graph: Graph, values: Tensor) -> dict[str,
         ends = {}
         for level in COVERAGES:
             reach = std * calibrate.factor_for(calibration["conformal_factors"], level)
-            ends[level] = (mean - reach, mean + reach)
+            # Through the unit and back: what is shown ends at the floor of the column.
+            low, high = (
+                scale.to_learned(scale.from_learned(end / scale.spread)) * scale.spread
+                for end in (mean - reach, mean + reach)
+            )
+            ends[level] = (low, high)
         outcome = Outcome(
             column=column,
             is_log=scale.is_log,

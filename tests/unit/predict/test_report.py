@@ -138,7 +138,97 @@ def test_a_wrong_property_is_one_line(folder):
 
 
 def test_an_unknown_network_is_refused(tmp_path):
-    settings = TrainSettings(network="transformer")
+    settings = TrainSettings(network="perceiver")
     table = LabelledCrystals(crystals=_salts(), source="x")
-    with pytest.raises(UnknownNameError, match="transformer"):
+    with pytest.raises(UnknownNameError, match="perceiver"):
         train_predictor(table, ["band_gap"], settings=settings, folder=tmp_path)
+
+
+def test_kinds_of_intervals_are_named_and_infinite_ends_are_null_in_json(folder, model, tmp_path):
+    # Six calibration rows carry nothing: the table must say so, and 90 % has no bounds.
+    for kind, name in (
+        ("split", "conformal, no guarantee"),
+        ("family", "conformal, no guarantee"),
+        ("shifted", "weighted conformal, no guarantee"),
+    ):
+        report = predict_files([folder / "cifs"], model=model, intervals=kind)
+        assert {row["my_gap_ev_interval"] for row in report.rows} == {name}
+        assert all(row["my_gap_ev_effective_size"] <= 6 for row in report.rows)
+    predict_files([folder / "cifs"], model=model).write(tmp_path / "table.json")
+    (first, *_) = json.loads((tmp_path / "table.json").read_text())["predictions"]
+    assert first["my_gap_ev_low"] is None
+    assert first["my_gap_ev_std"] > 0
+
+
+def test_a_crystal_out_of_domain_says_why(model, tmp_path):
+    from matmill.cli.main import app
+
+    odd = _salts().select(torch.tensor([0]))
+    odd = CrystalBatch(
+        lattice=odd.lattice,
+        frac_coords=odd.frac_coords,
+        atomic_numbers=torch.tensor([43, 8]),
+        n_atoms=odd.n_atoms,
+        ids=("odd",),
+    )
+    write(odd, tmp_path / "odd.cif")
+    (row,) = predict_files([tmp_path / "odd.cif"], model=model).rows
+    assert row["my_gap_ev_in_domain"] is False
+    assert "element Tc never seen" in row["my_gap_ev_reason"]
+    arguments = ["predict", str(tmp_path / "odd.cif"), "--model", str(model), "--quiet"]
+    answer = CliRunner().invoke(app, [*arguments, "--coverage", "0.5"])
+    assert "no: element Tc never seen" in answer.stdout
+    both = CliRunner().invoke(app, [*arguments, "--shifted", "--by-family"])
+    assert both.exit_code == 2
+    assert "not both" in both.stderr
+
+
+def test_shipped_or_old_files_without_calibration_rows_refuse_in_one_line(folder, model, tmp_path):
+    from matmill.training import checkpoint
+
+    tensors, card = checkpoint.load(model)
+    kept = {name: t for name, t in tensors.items() if not name.startswith("calibration.")}
+    checkpoint.save(tmp_path / "old", kept, card)
+    with pytest.raises(InputError, match="without calibration rows"):
+        predict_files([folder / "cifs"], model=tmp_path / "old.safetensors", intervals="shifted")
+    new = predict_files([folder / "cifs"], model=model, coverage=0.5).rows
+    old = predict_files([folder / "cifs"], model=tmp_path / "old.safetensors", coverage=0.5).rows
+    assert old == new
+
+
+def test_calibration_command_prints_scores_and_writes_a_page(folder, model, tmp_path):
+    from matmill.cli.main import app
+
+    data = [str(folder / "labels.csv"), "--structures", str(folder / "cifs")]
+    arguments = ["calibration", str(model), *data, "--target", "my_gap_ev", "--quiet"]
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, [*arguments, "--out", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "labels.csv (test rows)" in result.stdout
+    text = page.read_text()
+    assert text.count("<svg") == 4
+    assert "http" not in text.replace("http-equiv", "")  # nothing is fetched
+    answer = json.loads(CliRunner().invoke(app, [*arguments, "--rows", "all", "--json"]).stdout)
+    assert answer["scores"]["n_test"] == N
+    assert set(answer["scores"]["intervals"]) == {"0.50", "0.80", "0.90", "0.95"}
+    assert answer["scores"]["z_std"] > 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--rows", "nowhere"], "No row has 'nowhere'"),
+        (["--out", "page.pdf"], "use .html or .json"),
+        (["--shifted", "--by-family"], "not both"),
+        (["--target", "my_map"], "my_map"),
+    ],
+)
+def test_calibration_command_refuses_in_one_line(folder, model, extra, message):
+    from matmill.cli.main import app
+
+    data = [str(folder / "labels.csv"), "--structures", str(folder / "cifs")]
+    arguments = ["calibration", str(model), *data, "--target", "my_gap_ev", *extra]
+    result = CliRunner().invoke(app, [*arguments, "--quiet"])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
