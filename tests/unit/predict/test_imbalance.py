@@ -39,6 +39,7 @@ def draws(seed, n=80):
 
 
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5, 0.95, 1.1]))
+@settings(max_examples=15)
 def test_scores_equal_those_of_scikit_learn(seed, threshold):
     truth, chance = draws(seed)
     ours = class_scores(torch.from_numpy(truth), torch.from_numpy(chance), threshold)
@@ -60,6 +61,7 @@ def test_scores_equal_those_of_scikit_learn(seed, threshold):
 
 
 @given(seeds)
+@settings(max_examples=15)
 def test_best_threshold_is_the_best_of_all(seed):
     truth, chance = draws(seed)
     found = best_threshold(torch.from_numpy(truth), torch.from_numpy(chance))
@@ -73,6 +75,7 @@ def test_best_threshold_is_the_best_of_all(seed):
 
 
 @given(seeds, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
+@settings(max_examples=15)
 def test_best_threshold_by_cost_is_the_cheapest_of_all(seed, alarm, miss):
     truth, chance = draws(seed)
 
@@ -206,7 +209,7 @@ def test_balanced_samples_have_equally_many_of_both():
 def test_comparison_has_every_method_on_every_fold():
     columns, classes = rare(240, seed=9)
     features = Features(columns, tuple(f"x{i}" for i in range(columns.shape[1])))
-    methods = ["none", "weights", "focal"]
+    methods = ["none", "weights"]
     found = compare(features, classes, methods, folds=3, seed=1, n_trees=10, inner_folds=2)
     assert list(found.folds) == [name for m in methods for name in (m, m + TUNED)]
     assert all(len(scores) == 3 for scores in found.folds.values())
