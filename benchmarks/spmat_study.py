@@ -27,10 +27,10 @@ from spmat_data import LARGE_TARGET, MAIN, MODULUS, SLABS, TARGETS, Data
 from spmat_stack import Schedule, Stack, fresh, predict, train
 
 EPOCHS = 5  # of the main encoders; their pool has 61,000 crystals
-ABLATION_CRYSTALS, ABLATION_EPOCHS = 20_000, 3
+ABLATION_CRYSTALS, ABLATION_EPOCHS = 15_000, 3
 SCHEDULES = {
     500: Schedule(epochs=40),
-    2_000: Schedule(epochs=20),
+    2_000: Schedule(epochs=15),
     20_000: Schedule(epochs=8, batch=128),
 }
 SLAB_SCHEDULE = Schedule(epochs=40)
@@ -61,7 +61,10 @@ ABLATIONS = {
     "batch 128": {"batch": 128},
     "batch 64": {"batch": 64},
 }
-PILOT_RATES, PILOT_FACTORS = (1e-3, 2e-3, 4e-3), (0.2, 0.5, 1.0)
+PILOT_RATES = (1e-3, 2e-3, 4e-3)
+PILOT_PAIRS = ((4e-4, 2e-3), (1e-3, 2e-3), (2e-3, 2e-3))
+# The best of the first three was at the edge.
+PILOT_MORE = ((1e-3, 4e-3), (2e-3, 4e-3), (4e-3, 4e-3))
 PILOT_SEEDS = (1000, 1001)
 EQUAL = "scratch, equal compute"
 
@@ -179,15 +182,11 @@ class Study:
             best[is_scratch] = min(sums, key=lambda rate: sum(sums[rate]) / len(sums[rate]))
         return best
 
-    def pilot(self, target, n, seed):
+    def pilot(self, target, seed, pairs, rates=()):
         """Fine-tune with several rates, on seeds that the study does not use."""
-        arms = [("scratch", target, rate, rate) for rate in PILOT_RATES]
-        arms += [
-            (arm, target, factor * 2e-3, 2e-3)
-            for arm in ("barlow", "supervised-barlow")
-            for factor in PILOT_FACTORS
-        ]
-        return [{**line, "kind": "pilot"} for line in self.tune(arms, n, seed, SCHEDULES[n])]
+        arms = [("scratch", target, rate, rate) for rate in rates]
+        arms += [(arm, target, *pair) for arm in ("barlow", "supervised-barlow") for pair in pairs]
+        return [{**line, "kind": "pilot"} for line in self.tune(arms, 500, seed, SCHEDULES[500])]
 
     def replicas(self, arms, targets):
         """Return arms and targets with the rates that the pilot chose."""
@@ -218,7 +217,14 @@ class Study:
             yield f"pretrain {name}", lambda a=name, c=changes: self.encoder(a, c)
         for seed in PILOT_SEEDS:
             for target in ("formation energy", "band gap"):
-                yield f"pilot {target} {seed}", lambda t=target, s=seed: self.pilot(t, 500, s)
+                yield (
+                    f"pilot {target} {seed}",
+                    lambda t=target, s=seed: self.pilot(t, s, PILOT_PAIRS, PILOT_RATES),
+                )
+                yield (
+                    f"pilot more {target} {seed}",
+                    lambda t=target, s=seed: self.pilot(t, s, PILOT_MORE),
+                )
         main = ["scratch", *MAIN_ENCODERS]
         for seed in range(5):
             for n in (500, 2_000):
@@ -229,6 +235,14 @@ class Study:
             for n in (500, 2_000):
                 yield from self._main_jobs(main, n, seed)
         yield from self._slab_jobs([*main, *CONTROL_ENCODERS])
+        for seed in range(3):
+            target = next(iter(LARGE_TARGET))
+            yield (
+                f"tune {target} 20000 {seed}",
+                lambda s=seed, t=target: self.tune(
+                    self.replicas(main, [t]), 20_000, s, SCHEDULES[20_000]
+                ),
+            )
         for name, changes in ABLATIONS.items():
             yield (
                 f"pretrain ablation {name}",
@@ -244,14 +258,6 @@ class Study:
                         for line in self.tune(self.replicas(arms, [t]), 500, s, SCHEDULES[500])
                     ],
                 )
-        for seed in range(3):
-            target = next(iter(LARGE_TARGET))
-            yield (
-                f"tune {target} 20000 {seed}",
-                lambda s=seed, t=target: self.tune(
-                    self.replicas(main, [t]), 20_000, s, SCHEDULES[20_000]
-                ),
-            )
 
     def _main_jobs(self, arms, n, seed):
         for target in TARGETS:
@@ -269,17 +275,16 @@ class Study:
             yield f"equal compute {targets[0]} {seed}", lambda t=targets: job(t)
 
     def _slab_jobs(self, arms):
-        for repeat in range(2):
-            for fold, test in enumerate(self.data.folds):
-                is_train = torch.ones(len(self.data.slabs.graph), dtype=torch.bool)
-                is_train[test] = False
-                rows = torch.nonzero(is_train).flatten()
-                yield (
-                    f"tune slabs {repeat} fold {fold}",
-                    lambda r=rows, t=test, s=10 * repeat + fold: self.tune(
-                        self.replicas(arms, list(SLABS)), len(r), s, SLAB_SCHEDULE, rows=r, test=t
-                    ),
-                )
+        for fold, test in enumerate(self.data.folds):
+            is_train = torch.ones(len(self.data.slabs.graph), dtype=torch.bool)
+            is_train[test] = False
+            rows = torch.nonzero(is_train).flatten()
+            yield (
+                f"tune slabs fold {fold}",
+                lambda r=rows, t=test, s=fold: self.tune(
+                    self.replicas(arms, list(SLABS)), len(r), s, SLAB_SCHEDULE, rows=r, test=t
+                ),
+            )
 
 
 def main():

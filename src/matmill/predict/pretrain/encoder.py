@@ -11,7 +11,6 @@ from matmill.training import checkpoint
 KIND = "matmill encoder"
 SHIPPED = Path(__file__).parents[2] / "assets" / "encoders"
 DEFAULT_SHIPPED = "shipped-encoder"
-_DEFAULT_FILE = "structures"  # of those that ship, the one for crystals
 COMPOSITIONS = "compositions"
 """Name of the encoder that ships for Roost; all others read structures."""
 

@@ -81,10 +81,17 @@ class Monitor:
     Args:
         every: Steps between measurements.
         grace_steps: Steps before a low rank counts; untrained networks have one too.
+        smallest_rank: Effective rank below which the training is stopped.
     """
 
-    def __init__(self, *, every: int = 20, grace_steps: int = _GRACE_STEPS) -> None:
-        self.every, self.grace_steps = every, grace_steps
+    def __init__(
+        self,
+        *,
+        every: int = 20,
+        grace_steps: int = _GRACE_STEPS,
+        smallest_rank: float = SMALLEST_RANK,
+    ) -> None:
+        self.every, self.grace_steps, self.smallest_rank = every, grace_steps, smallest_rank
         self.latest: Health | None = None
         self._rows: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -100,14 +107,14 @@ class Monitor:
         self._labels.append(labels.detach().cpu())
         while sum(len(part) for part in self._rows[1:]) >= _KEEP:
             del self._rows[0], self._labels[0]
-        if step % self.every:
+        if self.latest is not None and step % self.every:
             return
         self.latest = health(torch.cat(self._rows), torch.cat(self._labels))
-        is_low = step >= self.grace_steps and self.latest.effective_rank < SMALLEST_RANK
+        is_low = step >= self.grace_steps and self.latest.effective_rank < self.smallest_rank
         self._n_low = self._n_low + 1 if is_low else 0
         if self._n_low >= _PATIENCE:
             raise DataError(
                 f"The features collapsed: effective rank {self.latest.effective_rank:.1f}, below "
-                f"{SMALLEST_RANK:g}, at step {step}. Mix in more of the unsupervised loss "
+                f"{self.smallest_rank:g}, at step {step}. Mix in more of the unsupervised loss "
                 "(--unsupervised-share 0.5), take larger batches, or a lower learning rate."
             )

@@ -13,7 +13,7 @@ from matmill.errors import InputError, UnknownNameError
 from matmill.graphs.augment import augmented
 from matmill.graphs.graph import Graph, joined
 from matmill.predict.pretrain import losses
-from matmill.predict.pretrain.monitor import Monitor
+from matmill.predict.pretrain.monitor import SMALLEST_RANK, Monitor
 
 Objective = Literal["simclr", "barlow", "supervised-simclr", "supervised-barlow", "multi-task"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
@@ -140,7 +140,9 @@ class PretrainTask(nn.Module):
         self.temperature, self.off_weight, self.other_weight = temperature, off_weight, other_weight
         self.unsupervised_share = unsupervised_share
         self.strength = {"atom_mask": atom_mask, "edge_mask": edge_mask, "delta": delta}
-        self.monitor = monitor or Monitor()
+        # Features that only tell classes apart need as few directions as there are classes.
+        limit = 0.0 if objective == "multi-task" else SMALLEST_RANK
+        self.monitor = monitor or Monitor(smallest_rank=limit)
         n_out = sum(n_classes) if objective == "multi-task" else projection
         self.head = nn.Linear(hidden, n_out)
         # Part of the state, so that a resumed training goes on counting.
