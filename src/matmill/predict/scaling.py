@@ -88,6 +88,9 @@ class TargetScale:
         quantity: Quantity | None = BY_COLUMN.get(column)
         is_log = quantity is not None and quantity.log
         has_floor = quantity is not None and quantity.low == 0.0
+        # An unknown column with many zeros and nothing below is one of gaps, moments or the like.
+        n_zeros = int((known == 0.0).sum())
+        has_floor |= quantity is None and float(known.min()) == 0.0 and n_zeros > 0.01 * len(known)
         inner = known.clamp_min(_SMALLEST).log10() if is_log else known
         center = float(inner.median())
         return cls(

@@ -14,7 +14,7 @@ from matmill.data.compositions import LabelledCompositions
 from matmill.errors import InputError
 from matmill.graphs.composition import composition_graph
 from matmill.graphs.graph import Graph
-from matmill.predict.pretrain.encoder import save_encoder
+from matmill.predict.pretrain.encoder import load_encoder, save_encoder
 from matmill.predict.protocol import load_predictor
 from matmill.predict.roost import ElementSets, Roost, RoostPredictor, SoftAttention, element_sets
 from matmill.predict.task import LabelledGraphs, PropertyTask
@@ -262,6 +262,19 @@ def test_it_starts_from_an_encoder(tmp_path: Path) -> None:
         state["layers.1.message.weight"], source.state_dict()["layers.1.message.weight"]
     )
     assert not torch.allclose(state["hidden.weight"], source.hidden.weight)
+
+
+def test_by_default_it_starts_from_the_encoder_that_ships(tmp_path: Path) -> None:
+    shipped, card = load_encoder("compositions")
+    assert card["network"] == "roost"
+    settings = {"n_members": 1, "epochs": 1, "learning_rate": 1e-9, "precision": "fp32"}
+    model = RoostPredictor.fit(made_table(), "gap", folder=tmp_path / "a", **settings)
+    state = model.model.members[0].state_dict()
+    torch.testing.assert_close(state["offset.weight"], shipped["offset.weight"].float())
+    assert model.card["started_from"] == "compositions"
+    small = RoostPredictor.fit(made_table(), "gap", folder=tmp_path / "b", width=16, **settings)
+    assert small.card["started_from"] is None
+    assert small.card["network_settings"]["width"] == 16
 
 
 def test_a_network_of_structures_refuses_compositions(tmp_path: Path) -> None:

@@ -48,3 +48,19 @@ def test_std_is_the_slope_times_the_learned_std():
 def test_targets_without_variation_are_refused(values):
     with pytest.raises(DataError, match="nothing can be learned"):
         TargetScale.of("band_gap_ev", torch.tensor(values))
+
+
+def test_classes_become_probabilities():
+    scale = TargetScale.of("is_metal", torch.tensor([0.0, 1.0, 1.0, 1.0, torch.nan]))
+    assert scale.is_class
+    assert scale.to_learned(torch.tensor([0.0, 1.0])).tolist() == [-1.0, 1.0]
+    assert scale.from_learned(torch.tensor([-3.0, 0.0, 3.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_columns_with_many_zeros_and_nothing_below_stay_above_zero():
+    gaps = torch.tensor([0.0, 0.0, 1.0, 2.5, 3.0])
+    below = torch.tensor([-50.0])
+    assert float(TargetScale.of("expt_gap_ev", gaps).from_learned(below)) == 0.0
+    shifted = torch.cat([gaps, torch.tensor([-0.1])])
+    assert float(TargetScale.of("expt_gap_ev", shifted).from_learned(below)) < 0.0
+    assert float(TargetScale.of("expt_gap_ev", gaps + 0.1).from_learned(below)) < 0.0
