@@ -1,5 +1,6 @@
 """Deep ensembles: mean, error bar and conformal interval from several networks in one file."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import factor_for
 from matmill.predict.chemistry import families
 from matmill.predict.domain import elements_of, read_domain, shortest_bond
-from matmill.predict.intervals import CalibrationRows, Factors, Kind, plain_factors
+from matmill.predict.intervals import CalibrationRows, Kind, plain_factors
 from matmill.predict.networks import graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
@@ -105,13 +106,11 @@ class EnsembleModel:
 
     def _raw_chunk(self, graph: Graph) -> RawOutputs:
         means, noises = [], []
-        features = None
-        for member in self.members:
-            own = member.embedding(graph)  # pyright: ignore[reportCallIssue]
-            features = own if features is None else features
+        features = self.members[0].embedding(graph)  # pyright: ignore[reportCallIssue]
+        for place, member in enumerate(self.members):
+            own = member.embedding(graph) if place else features  # pyright: ignore[reportCallIssue]
             means.append(member.out(own).double())  # pyright: ignore[reportCallIssue]
             noises.append(member.noise(own).double())  # pyright: ignore[reportCallIssue]
-        assert features is not None
         is_class = torch.tensor([scale.is_class for scale in self.scales]).to(features.device)
         stacked = torch.stack(means)
         stacked = torch.where(is_class, stacked.clamp(-_SUREST, _SUREST), stacked)
@@ -199,13 +198,10 @@ class EnsembleModel:
         raw = self.raw(graph)
         judged = self.judge(graph, raw.distance)
         kinds = families(elements_of(graph))
-        return {
-            column: {
-                level: self._prediction(raw, kinds, column, level, judged, intervals)
-                for level in coverages
-            }
-            for column in columns
-        }
+        found: dict[str, dict[float, Prediction]] = {column: {} for column in columns}
+        for column, level in itertools.product(columns, coverages):
+            found[column][level] = self._prediction(raw, kinds, column, level, judged, intervals)
+        return found
 
     def _prediction(
         self,
@@ -225,9 +221,8 @@ class EnsembleModel:
             factor = factor_for(calibration["conformal_factors"], coverage)
             found = plain_factors(factor, calibration["n_calibration"], len(mean))
         else:
-            found: Factors = self.calibration_rows.factors(
-                column, coverage, raw.features, kinds, kind=intervals
-            )
+            rows = self.calibration_rows
+            found = rows.factors(column, coverage, raw.features, kinds, kind=intervals)
         reach = std * found.factor
         return Prediction(
             mean=scale.from_learned(mean),
