@@ -109,7 +109,7 @@ _STRUCTURE = (
     ),
     (r"dimensionality", "3 framework, 2 layers, 1 chains, 0 molecules: the largest component"),
     (r"dimensionality_mean", "The same, mean over the atoms"),
-    (rf"charge{_S}", "Charge guessed from the bonds' electronegativities, e: {s} over the atoms"),
+    (rf"charge{_S}", "Charge by equalised electronegativity of the elements, e: {s}"),
     (r"madelung_energy_ev_per_atom", "Electrostatic energy of those charges by Ewald, eV/atom"),
     (rf"site_potential_volt{_S}", "Electrostatic potential at an atom, V: {s} over the atoms"),
 )

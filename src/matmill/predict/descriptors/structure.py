@@ -7,6 +7,7 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.facts import density
 from matmill.predict.descriptors.bonds import edges_within
 from matmill.predict.descriptors.dimensionality import components
+from matmill.predict.descriptors.electrostatics import charge_columns
 from matmill.predict.descriptors.environment import (
     RADIAL_CUTOFF,
     angle_columns,
@@ -47,6 +48,7 @@ def structure_block(batch: CrystalBatch) -> Features:
     columns |= order_columns(bonds)
     columns |= radial_distribution(edges)
     columns |= gaussian_columns(edges)
+    columns |= charge_columns(edges, RADIAL_CUTOFF)
     rank = components(bonds).rank.double()
     columns["dimensionality"] = group_max(rank, batch.crystal_index, len(batch))
     columns["dimensionality_mean"] = group_mean(rank, batch.crystal_index, len(batch))
