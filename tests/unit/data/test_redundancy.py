@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -273,5 +274,12 @@ def test_mistakes_are_named():
         reduce(parse_formulas(["SiO2"]), max_atoms=2)
     with pytest.raises(InputError, match=r"O2Rf \(row 1\) has an element beyond Lr"):
         reduce(parse_formulas(["SiO2", "RfO2"]))
+    lattice = batch.lattice.clone()
+    lattice[3] = float("nan")
+    for metric in ("xrd", "ofm"):
+        with pytest.raises(
+            InputError, match=r"1 crystal\(s\) have .* not finite, the first is x-3"
+        ):
+            reduce(replace(batch, lattice=lattice), "structure", metric=metric)
     with pytest.raises(InputError, match="0 training and 5 test rows"):
         report(CrystalBatch.empty(), batch)

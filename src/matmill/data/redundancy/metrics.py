@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,6 +94,7 @@ def make_space(
                 f"The metric '{metric}' compares structures, but there are only formulas. "
                 "Compare by composition."
             )
+        _check_finite(batch)
         return Euclid(_fingerprints(metric)(batch, on_event=on_event))
     compositions = compositions_of(batch)
     if metric == "facts":
@@ -108,3 +110,17 @@ def _fingerprints(metric: str) -> Callable[..., Float[Tensor, "n n_columns"]]:
     from matmill.crystals.orbital_field import orbital_field
 
     return orbital_field
+
+
+def _check_finite(batch: CrystalBatch) -> None:
+    """Check cells and coordinates: a search for neighbours without a place would never end."""
+    bad_atoms = ~torch.isfinite(batch.frac_coords).all(1)
+    is_bad = ~torch.isfinite(batch.lattice).flatten(1).all(1)
+    is_bad[batch.crystal_index[bad_atoms]] = True
+    if is_bad.any():
+        row = int(is_bad.long().argmax())
+        name = batch.ids[row] if batch.ids else f"row {row}"
+        raise InputError(
+            f"{int(is_bad.sum())} crystal(s) have a cell or coordinates that are not finite, the "
+            f"first is {name}. Leave them out."
+        )
