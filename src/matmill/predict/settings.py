@@ -56,8 +56,8 @@ class TrainSettings(Settings):
         optimizer: ``adamw``, or ``sgd`` with momentum 0.9 and a constant rate.
         learning_rate: Peak rate.
         drop_epochs: Epochs from which on the rate is a tenth of what it was before.
-        taken_rate: Factor on the rate of layers that were taken from another file; None for 0.2
-            with an encoder and 1 with a predictor.
+        taken_rate: Factor on the rate of layers that were taken from another file; None for what
+            the card of an encoder says, else 0.2, and 1 with a predictor.
         loss: What the mean learns from; see `predict.task.PropertyTask`.
         scale: Targets are centred and scaled by ``median`` and mean deviation, moduli as
             logarithms, or by ``mean`` and standard deviation of at most 500 of them.

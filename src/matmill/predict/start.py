@@ -17,7 +17,7 @@ from matmill.predict.settings import TrainSettings
 FRESH_LAYERS = ("hidden", "out", "noise")
 """Never taken from another network: they belong to its task, and members have to differ."""
 
-_RATE_OF_ENCODERS = 0.2  # Crystal Twins (2022)
+_RATE_OF_ENCODERS = 0.2  # Crystal Twins (2022); where the card of the encoder says nothing else
 # Entries of a card -> the settings that they fix.
 _SETTINGS = {
     "width": "width",
@@ -115,7 +115,7 @@ def open_start(start_from: str | None, settings: TrainSettings) -> Start:
         return Start()
     if start_from == DEFAULT_SHIPPED or is_encoder(start_from):
         tensors, card = load_encoder(start_from)
-        rate = settings.taken_rate or _RATE_OF_ENCODERS
+        rate = settings.taken_rate or card.get("taken_rate") or _RATE_OF_ENCODERS
         return Start(tensors=tensors, card=card, name=Path(start_from).name, rate_factor=rate)
     files = shipped_files() if start_from == "shipped" else [Path(start_from)]
     if not files:

@@ -20,7 +20,14 @@ from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
 from matmill.predict.ensemble import KIND, EnsembleModel
 from matmill.predict.finish import calibrate_model, describe_domain
-from matmill.predict.networks import degree_read, graphs_for, reads_compositions, takes_merged
+from matmill.predict.networks import (
+    best_precision,
+    degree_read,
+    graphs_for,
+    reads_compositions,
+    require_readable,
+    takes_merged,
+)
 from matmill.predict.scaling import TargetScale
 from matmill.predict.scores import score_model
 from matmill.predict.settings import TrainSettings
@@ -77,7 +84,7 @@ def train_predictor(
         start_from: An encoder or a predictor whose lower layers the members start from: a path,
             ``"shipped"`` or ``"shipped-encoder"``; see `predict.start`. With few rows of your
             own that is worth more than any setting. Sizes that were not asked for are those of
-            the file, and layers from an encoder learn at a fifth of the rate.
+            the file, and layers from an encoder learn at the rate that its card says.
         on_event: Told about progress.
         trackers: Further places for training numbers.
         about: Entries for the card: source, licence, command.
@@ -89,6 +96,7 @@ def train_predictor(
     settings = settings or TrainSettings()
     start = open_start(start_from, settings)
     settings = start.settings(settings)
+    require_readable(settings.network, items(table))
     columns = [table.column_name(name) for name in targets]
     helpers = [table.column_name(name) for name in auxiliary]
     if len({*columns, *helpers}) < len(columns) + len(helpers) or not columns:
@@ -211,7 +219,7 @@ def _plan(settings: TrainSettings, *, steps_per_epoch: int) -> FitSettings:
         "optimizer": settings.optimizer,
         "learning_rate": settings.learning_rate,
         "drop_epochs": settings.drop_epochs,
-        "precision": settings.precision,
+        "precision": best_precision(settings.network, settings.precision),
         "devices": settings.devices,
         "accelerator": settings.accelerator,
         "validate_every_steps": steps_per_epoch if settings.keeps_best else 0,

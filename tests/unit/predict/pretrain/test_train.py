@@ -18,6 +18,9 @@ from matmill.predict.pretrain.encoder import (
     shipped_encoders,
 )
 from matmill.predict.pretrain.train import PretrainSettings, pretrain
+from matmill.predict.settings import TrainSettings
+from matmill.predict.start import open_start
+from matmill.predict.train import train_predictor
 from matmill.training import checkpoint
 
 SMALL = {"width": 8, "hidden": 16, "n_layers": 1, "batch": 16, "precision": "fp32"}
@@ -61,6 +64,28 @@ def test_an_encoder_is_written_with_its_card(tmp_path, table, run, objective):
     assert {name.split(".")[0] for name in result.missing_keys} == {"hidden", "out", "noise"}
     trained = found.network.state_dict()
     assert all(torch.equal(tensors[name], trained[name]) for name in tensors)
+
+
+def test_a_transformer_is_pretrained_as_well(tmp_path, run):
+    found = run(tmp_path / "work", network="transformer", objective="supervised-barlow")
+    tensors, card = load_encoder(found.save(tmp_path / "enc"))
+    network = make_network({**card, "columns_trained": ["none"]})
+    result = network.load_state_dict(tensors, strict=False)
+    assert not result.unexpected_keys
+    assert {name.split(".")[0] for name in result.missing_keys} == {"hidden", "out", "noise"}
+
+
+@pytest.mark.parametrize("network", ["cgcnn", "transformer"])
+def test_a_predictor_starts_from_it(tmp_path, table, run, network):
+    path = run(tmp_path / "work", network=network).save(tmp_path / "enc")
+    start = open_start(str(path), TrainSettings(network=network))
+    assert start.rate_factor == 1.0
+    settings = TrainSettings(network=network, n_members=1, epochs=1, accelerator="cpu")
+    model = train_predictor(
+        table, ["band_gap"], settings=settings, folder=tmp_path / "tune", start_from=str(path)
+    )
+    assert model.card["network_settings"]["width"] == 8
+    assert model.card["started_from"] == str(path)
 
 
 class Interrupts:
