@@ -26,8 +26,9 @@ from matmill.crystals.elements import number
 from matmill.data.table import LabelledCrystals
 from matmill.predict.calibrate import coverage
 from matmill.predict.chemistry import FAMILIES, families
+from matmill.predict.domain import elements_of
 from matmill.predict.ensemble import EnsembleModel, load_model
-from matmill.predict.protocol import Prediction, shipped_files
+from matmill.predict.protocol import shipped_files
 from matmill.predict.scores import evaluate_predictor
 from matmill.predict.train import TrainSettings, train_predictor
 from matmill.randomness import child
@@ -89,40 +90,47 @@ def subsets(table: LabelledCrystals) -> list[dict]:
     kinds = families(element_counts(held_out.crystals))
     for path in shipped_files():
         model = load_model(path)
-        for column in model.columns:
-            for place, name in enumerate(FAMILIES):
-                known = torch.isfinite(held_out.column(column))
-                part = held_out.select(known & (kinds == place))
-                if len(part) >= LEAST:
-                    row = {"column": column, "subset": name, **compared(model, column, part)}
-                    rows.append(row)
+        for place, name in enumerate(FAMILIES):
+            rows += [
+                {"subset": name, **row} for row in compared(model, held_out.select(kinds == place))
+            ]
+    rows.sort(key=lambda row: row["column"])
     print_shift("Shipped predictors, asked about one family only", rows)
     return rows
 
 
-def compared(model: EnsembleModel, column: str, asked: LabelledCrystals) -> dict:
-    """Return what each kind of interval holds on these rows."""
-    truth = asked.column(column).double()
-    found: dict[str, Prediction] = {
-        kind: model.predict_all(asked.crystals, [column], coverage=LEVEL, intervals=kind)[column]
-        for kind in ("split", "family", "shifted")
-    }
-    plain, weighted = found["split"], found["shifted"]
-    width = weighted.high - weighted.low
-    finite = torch.isfinite(width)
-    far = torch.tensor(["farther" in reason for reason in plain.reasons])
-    return {
-        "n": len(truth),
-        "mae": float((plain.mean - truth).abs().mean()),
-        **{kind: coverage(truth, p.low, p.high) for kind, p in found.items()},
-        "plain_width": float((plain.high - plain.low).mean()),
-        "weighted_width": float(width[finite].mean()) if bool(finite.any()) else float("nan"),
-        "unbounded": float((~finite).double().mean()),
-        "effective_size": float(weighted.effective_size[0]),
-        "promise": "no guarantee" not in weighted.interval[0],
-        "flagged": float((~plain.in_domain).double().mean()),
-        "flagged_by_distance": float(far.double().mean()),
-    }
+def compared(model: EnsembleModel, asked: LabelledCrystals) -> list[dict]:
+    """Return what each kind of interval holds on these rows, for each property."""
+    graph = model.graphs(asked.crystals)
+    raw = model.raw(graph)
+    in_domain, reasons = model.judge(graph, raw.distance)
+    far = torch.tensor(["farther" in reason for reason in reasons])
+    kinds = families(elements_of(graph))
+    rows = []
+    for target, column in enumerate(model.columns):
+        known = torch.isfinite(asked.column(column))
+        if int(known.sum()) < LEAST:
+            continue
+        scale, truth = model.scales[target], asked.column(column).double()[known]
+        mean = raw.mean[known, target]
+        std = raw.std[known, target] * model.card["calibration"][column]["std_factor"]
+        row: dict = {"column": column, "n": len(truth)}
+        row["mae"] = float((scale.from_learned(mean) - truth).abs().mean())
+        for kind in ("split", "family", "shifted"):
+            found = model.calibration_rows.factors(
+                column, LEVEL, raw.features[known], kinds[known], kind=kind
+            )
+            low, high = (scale.from_learned(mean + s * found.factor * std) for s in (-1, 1))
+            finite = torch.isfinite(high - low)
+            row[kind] = coverage(truth, low, high)
+            row[f"{kind}_width"] = float((high - low)[finite].mean())
+            row["unbounded"] = float((~finite).double().mean())
+            row["effective_size"] = float(found.effective_size[0])
+            row["promise"] = "no guarantee" not in found.names[0]
+        row["flagged"] = float((~in_domain[known]).double().mean())
+        row["flagged_by_distance"] = float(far[known].double().mean())
+        rows.append(row)
+    return rows
 
 
 def print_shift(title: str, rows: list[dict]) -> None:
@@ -135,8 +143,8 @@ def print_shift(title: str, rows: list[dict]) -> None:
                 row["n"],
                 row["mae"],
                 *(100 * row[kind] for kind in ("split", "family", "shifted")),
-                row["plain_width"],
-                row["weighted_width"],
+                row["split_width"],
+                row["shifted_width"],
                 100 * row["unbounded"],
                 row["effective_size"],
                 "yes" if row["promise"] else "none",
@@ -189,13 +197,8 @@ def elements(table: LabelledCrystals, args: argparse.Namespace) -> list[dict]:
             )
         found = []
         alike = chosen.select(torch.arange(n_train + n_val, len(others)))
-        for column in COLUMNS:
-            for name, asked in (
-                (f"without {symbol}", alike),
-                (f"with {symbol}", table.select(own)),
-            ):
-                row = {"column": column, "subset": name, **compared(model, column, asked)}
-                found.append(row)
+        for name, asked in ((f"without {symbol}", alike), (f"with {symbol}", table.select(own))):
+            found += [{"subset": name, **row} for row in compared(model, asked)]
         write_atomically(kept, json.dumps(found).encode())
         rows += found
         print(json.dumps(found), flush=True)

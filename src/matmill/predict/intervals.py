@@ -69,7 +69,9 @@ class CalibrationRows:
             families: Their families.
             kind: ``split``: one factor for all. ``family``: one for each family of compounds, so
                 that the promise holds within it. ``shifted``: calibration rows weigh the more,
-                the more they are like the crystals asked about; for generated crystals.
+                the more they are like the crystals asked about; for generated crystals. Where
+                fewer than 50 effective rows are left nothing is promised, and the interval is at
+                least the plain one.
             seed: Of the classifier's folds for ``shifted``.
 
         Raises:
@@ -90,8 +92,12 @@ class CalibrationRows:
             shift = density_ratio(self.features[known], features, seed=seed)
             factor = weighted_factors(scores, shift.known, shift.asked, coverage)
             size = torch.full((m,), effective_size(shift.known), dtype=torch.float64)
+            is_carried = effective_size(shift.known) >= FEW
+            if not is_carried:
+                # A few rows with nearly all the weight say nothing; their intervals may be tiny.
+                factor = factor.clamp_min(conformal_quantile(scores, coverage))
             # From a handful of crystals nobody can tell how their population differs.
-            ending = _NO_PROMISE if m < FEW and float(size.min() if m else 0.0) >= FEW else ""
+            ending = _NO_PROMISE if is_carried and m < FEW else ""
             names = [f"weighted conformal{ending}"] * m
         else:
             whole = conformal_quantile(scores, coverage)
