@@ -156,6 +156,8 @@ def pooled(results, n, arm, against="scratch"):
 
 def controls_table(results):
     print("### Controls, change against scratch, %\n")
+    print("Equal compute: scratch trains longer by a twelfth of the pretraining's node passes, the")
+    print("share of one of the twelve settings (six targets, two sizes) that an encoder serves.\n")
     rows = []
     for n in (500, 2_000):
         for target in TARGETS:
@@ -217,7 +219,7 @@ def compute_table(results):
             rows.append(
                 [
                     line["arm"],
-                    f"{line['cpu_seconds']:.0f}",
+                    f"{line.get('seconds', line['cpu_seconds']):.0f}",
                     str(line.get("steps", "collapsed")),
                     f"{line.get('node_passes', 0) / 1e6:.2f} M",
                     *(f"{health.get(k, float('nan')):.2f}" for k in ("rank", "spread")),
