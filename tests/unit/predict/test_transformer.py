@@ -40,7 +40,7 @@ def _crystals(seed=0, sizes=(2, 1, 4)):
 
 def _network(degree=2):
     torch.manual_seed(0)
-    network = CrystalTransformer(2, degree=degree, dropout=0.0, **SMALL).eval()
+    network = CrystalTransformer(2, degree=degree, **SMALL).eval()
     for attend in network.attention:  # larger than at the start, so that differences show
         torch.nn.init.normal_(attend.edge.weight, mean=0.5, std=0.5)
     return network
