@@ -177,7 +177,7 @@ LEARNERS: dict[str, Learner] = {
         kind=KernelMachine,
         variants=_no_variants,
         fit=_gaussian_process,
-        most_rows=6000,
+        most_rows=2000,
         most_scales=1,
     ),
     "scout": Learner(

@@ -176,14 +176,15 @@ def _candidates(
     """Return what is tried.
 
     Whether learned features help is found out with quick trees for trees, and with the cheapest
-    kernel for all that read scaled columns; the dearer learners see the better set only.
+    kernel for kernels; the dearer learners see the better set only. Networks get all columns: they
+    read the most relevant ones, wherever these come from.
     """
     sets = _sets(blocks)
-    best: dict[str, tuple[str, ...]] = {}
+    best: dict[str, tuple[str, ...]] = {"ranked": blocks}
     for view, scout in (("plain", _SCOUT), ("standard", _KERNEL_SCOUT)):
         tried = [Candidate(blocks=chosen, scale=scales[0], learner=scout) for chosen in sets]
         is_dear = len(inner.rows) > LEARNERS[scout].most_rows
-        if len(sets) > 1 and not is_dear and any(_view(name) == view for name in learners):
+        if len(sets) > 1 and not is_dear and any(LEARNERS[name].view == view for name in learners):
             tried.sort(key=lambda candidate: inner.trial(candidate).loss)
         best[view] = tried[0].blocks
     found = []
@@ -191,18 +192,14 @@ def _candidates(
         learner = LEARNERS[name]
         if len(inner.rows) > learner.most_rows:
             continue
-        mine = sets if name == _KERNEL_SCOUT else [best[_view(name)]]
+        mine = sets if name == _KERNEL_SCOUT else [best[learner.view]]
         n_scales = learner.most_scales if len(inner.rows) <= _MANY else 1
         for place, scale in enumerate(scales[:n_scales]):
             found += [
                 Candidate(blocks=chosen, scale=scale, learner=name)
-                for chosen in (mine if place == 0 else [best[_view(name)]])
+                for chosen in (mine if place == 0 else [best[learner.view]])
             ]
     return found
-
-
-def _view(learner: str) -> str:
-    return "plain" if LEARNERS[learner].view == "plain" else "standard"
 
 
 def _stacked(inner: InnerFolds, tried: list[Candidate], seed: int, on_event: OnEvent) -> _Stacked:

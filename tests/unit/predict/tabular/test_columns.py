@@ -5,7 +5,7 @@ from matmill.errors import DataError
 from matmill.predict.descriptors.table import Features
 from matmill.predict.tabular.columns import N_AXES, Preparation, prepare
 from matmill.predict.tabular.kept import kept_features
-from matmill.predict.tabular.rows import formula_folds
+from matmill.predict.tabular.rows import formula_folds, settled
 
 
 def make(n=120):
@@ -53,6 +53,18 @@ def test_rows_do_not_change_what_was_fitted_and_files_neither():
     assert torch.equal(few, found.apply(features)[[3, 1]])
     again = Preparation.of(found.as_card(), found.tensors())
     assert torch.equal(again.apply(features), found.apply(features))
+
+
+def test_rounding_noise_is_settled():
+    values = torch.tensor(
+        [[1e-16, 0.0], [7.939672792370262, 7.9396727923702635], [-1e300, 3e-5]],
+        dtype=torch.float64,
+    )
+    found = settled(values)
+    assert found[0].tolist() == [0.0, 0.0]
+    assert found[1, 0] == found[1, 1]
+    assert torch.allclose(found[1:], values[1:], rtol=1e-8)
+    assert settled(torch.tensor([[torch.nan, torch.inf]])).isnan().tolist() == [[True, True]]
 
 
 def test_folds_keep_formulas_together_and_spread_classes():

@@ -53,13 +53,17 @@ def alloys(n=120, seed=0):
 @pytest.fixture(scope="module")
 def fast(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fast")
-    return TabularPredictor.fit(salts(), "hardness", folder=folder, preset="fast", n_folds=3)
+    return TabularPredictor.fit(
+        salts(), "hardness", folder=folder, preset="fast", n_folds=3, n_scales=1
+    )
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classes")
-    return TabularPredictor.fit(alloys(), "is_strong", folder=folder, preset="fast", n_folds=3)
+    return TabularPredictor.fit(
+        alloys(), "is_strong", folder=folder, preset="fast", n_folds=3, n_scales=1
+    )
 
 
 def reloaded(predictor, folder):
@@ -81,7 +85,9 @@ def test_it_learns_and_its_error_bars_hold(fast):
     scores = evaluate_predictor(fast, new, "hardness")
     values = new.column("hardness")
     assert scores["mae"] < 0.25 * float((values - values.median()).abs().mean())
-    assert 0.80 <= scores["intervals"]["0.90"]["covered"] <= 0.98
+    # Models of the folds saw a third less than the final ones: intervals err on the wide side.
+    assert scores["intervals"]["0.90"]["covered"] >= 0.85
+    assert 0.4 <= scores["intervals"]["0.50"]["covered"] <= 0.85
     assert scores["share_in_domain"] > 0.8
     own = fast.card["scores"]["hardness_gpa"]
     assert own["n_test"] == len(salts()) - fast.card["data"]["n_train"]
@@ -131,7 +137,7 @@ def test_prediction_needs_no_sklearn(fast, tmp_path, monkeypatch):
 
 
 def test_a_killed_fit_goes_on_with_the_same_result(fast, tmp_path, monkeypatch):
-    settings = {"folder": tmp_path, "preset": "fast", "n_folds": 3}
+    settings = {"folder": tmp_path, "preset": "fast", "n_folds": 3, "n_scales": 1}
     from matmill.predict.tabular import train
 
     def killed(*_):
