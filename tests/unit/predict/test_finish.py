@@ -113,7 +113,7 @@ def test_a_file_with_the_older_domain_still_judges(tmp_path):
     old = load_model(tmp_path / "older")
     graph = _graph(50, seed=5)
     raw = old.raw(graph)
-    features = old.members[0].embedding(graph).double()
+    features = old.members[0].embedding(graph).double()  # pyright: ignore[reportCallIssue]
     assert torch.allclose(raw.distance, features.norm(dim=1), atol=1e-5)
     inside, _ = old.judge(graph, raw.distance)
     assert torch.equal(inside, raw.distance <= 0.5)
