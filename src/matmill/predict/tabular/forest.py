@@ -33,6 +33,7 @@ class Forest:
         starts: Node of each tree's root, ``(n_trees,)`` int64.
         base: Added to the sum of the leaf values.
         scale: Factor on the sum of the leaf values: 1 / n_trees for a mean.
+        is_median: Take the median of the trees instead of their mean.
     """
 
     code: Int[Tensor, " n_nodes"]
@@ -41,14 +42,20 @@ class Forest:
     starts: Int[Tensor, " n_trees"]
     base: float
     scale: float
+    is_median: bool = False
 
     def predict(self, columns: Float[Tensor, "n n_columns"]) -> Float[Tensor, " n"]:
         """Return the value of each row, float64; NaN in a column means unknown."""
         columns = columns.float()
         step = max(1, _STATES // max(1, len(self.starts)))
         parts = [self._leaves(rows) for rows in columns.split(step)]
-        sums = torch.cat([self.number[leaf].double().sum(1) for leaf in parts])
+        sums = torch.cat([self._sum(self.number[leaf].double()) for leaf in parts])
         return self.base + self.scale * sums
+
+    def _sum(self, values: Float[Tensor, "n n_trees"]) -> Float[Tensor, " n"]:
+        if self.is_median and len(values):
+            return len(self.starts) * values.quantile(0.5, dim=1)
+        return values.sum(1)
 
     def _leaves(self, columns: Float[Tensor, "n n_columns"]) -> Int[Tensor, "n n_trees"]:
         """Return the leaf that each row reaches in each tree."""
@@ -65,21 +72,21 @@ class Forest:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what has to be stored."""
-        numbers = torch.tensor([self.base, self.scale], dtype=torch.float64)
+        numbers = torch.tensor([self.base, self.scale, self.is_median], dtype=torch.float64)
         return {
             "code": self.code,
             "number": self.number,
             "right": self.right,
             "starts": self.starts,
-            "base_scale": numbers,
+            "base_scale_median": numbers,
         }
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> "Forest":
         """Return the forest that was stored."""
-        base, scale = tensors["base_scale"].tolist()
+        base, scale, is_median = tensors["base_scale_median"].tolist()
         parts = [tensors[name] for name in ("code", "number", "right", "starts")]
-        return cls(*parts, base=base, scale=scale)
+        return cls(*parts, base=base, scale=scale, is_median=bool(is_median))
 
 
 def grow_extra_trees(

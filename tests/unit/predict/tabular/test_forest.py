@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,16 @@ def test_stored_trees_are_the_same_and_small():
     assert torch.equal(Forest.of(tensors).predict(x), forest.predict(x))
     bytes_per_node = sum(tensors[n].element_size() for n in ("code", "number", "right"))
     assert bytes_per_node == 8
+
+
+def test_the_median_of_the_trees_equals_that_of_sklearn():
+    x, y = make()
+    theirs = ExtraTreesRegressor(31, max_features=0.33, random_state=2).fit(x.float(), y)
+    each = np.stack([tree.predict(x.float().numpy()) for tree in theirs.estimators_])
+    ours = replace(grow_extra_trees(x, y, seed=2, n_trees=31), is_median=True)
+    assert np.abs(ours.predict(x).numpy() - np.median(each, axis=0)).max() < 1e-6
+    assert torch.equal(Forest.of(ours.tensors()).predict(x), ours.predict(x))
+    assert ours.predict(x[:0]).shape == (0,)
 
 
 def test_too_many_columns_are_refused():
