@@ -53,9 +53,10 @@ class CrystalConv(nn.Module):
             weight: Atoms that each node stands for.
         """
         # One product for both: what an atom puts into its own edges and into those of others.
-        parts = functional.linear(atoms, torch.cat([self.own.weight, self.other.weight]))
         bias = functional.pad(self.own.bias, (0, len(self.own.bias)))
-        messages = gated_sum(parts.float() + bias, self.edge.table(), self.edge_norm, edges)
+        weights = torch.cat([self.own.weight, self.other.weight])
+        parts = functional.linear(atoms, weights, bias)
+        messages = gated_sum(parts, self.edge.table(), self.edge_norm, edges)
         return functional.softplus(atoms + weighted_norm(messages, self.norm, weight))
 
 
@@ -71,6 +72,7 @@ class Cgcnn(nn.Module):
     """
 
     takes_merged: ClassVar[bool] = True
+    best_precision: ClassVar[str] = "fp32"  # its products are too small for the casts around them
     element_table: Tensor
 
     def __init__(

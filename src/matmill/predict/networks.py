@@ -10,12 +10,13 @@ from matmill.crystals.compositions import CompositionBatch
 from matmill.errors import InputError, UnknownNameError
 from matmill.graphs.composition import composition_graph
 from matmill.graphs.graph import Graph, build
+from matmill.training.precision import Precision
 
 # name -> "module:class". The class takes the number of targets and the card's network_settings,
-# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Three
-# attributes of the class tell what it reads: `reads` is "structure" (the default) or
-# "composition", and `takes_merged` is True where merged nodes and edges are understood,
-# and `reads_degree` is the degree of the directions of neighbours that it needs.
+# and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Four
+# attributes of the class tell more: `reads` is "structure" (the default) or "composition",
+# `takes_merged` is True where merged nodes and edges are understood, `reads_degree` is the
+# degree of the directions of neighbours that it needs, and `best_precision` was measured.
 NETWORKS = {
     "cgcnn": "matmill.predict.cgcnn:Cgcnn",
     "cgcnn-reference": "matmill.predict.reference:ReferenceCgcnn",
@@ -57,6 +58,25 @@ def degree_read(kind: str) -> int | None:
     return getattr(network_class(kind), "reads_degree", None)
 
 
+def best_precision(kind: str, wanted: Precision = "auto") -> Precision:
+    """Return the precision that ``auto`` stands for where a network was measured in both."""
+    best: Any = getattr(network_class(kind), "best_precision", "auto")
+    return best if wanted == "auto" else wanted
+
+
+def require_readable(kind: str, batch: CrystalBatch | CompositionBatch) -> None:
+    """Refuse compositions for a network that reads structures.
+
+    Raises:
+        InputError: Naming what to take instead.
+    """
+    if not isinstance(batch, CrystalBatch) and not reads_compositions(kind):
+        raise InputError(
+            f"The network {kind} reads structures, but only compositions were given. Take a "
+            "model that reads compositions, e.g. roost."
+        )
+
+
 def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> Graph:
     """Return graphs as the networks of a card read them; compositions need no neighbours.
 
@@ -67,11 +87,8 @@ def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> 
     if reads_compositions(kind):
         is_crystals = isinstance(batch, CrystalBatch)
         return composition_graph(CompositionBatch.of(batch) if is_crystals else batch)
-    if not isinstance(batch, CrystalBatch):
-        raise InputError(
-            f"The network {kind} reads structures, but only compositions were given. Take a "
-            "model that reads compositions, e.g. roost."
-        )
+    require_readable(kind, batch)
+    assert isinstance(batch, CrystalBatch)
     return build(
         batch,
         k=card["n_neighbors"],

@@ -68,8 +68,8 @@ class ReferenceConv(nn.Module):
         """Return the same by the steps of `predict.gate`."""
         width = atoms.shape[1]
         own, other, edge = self.full.weight.split([width, width, grid.shape[1]], dim=1)
-        parts = functional.linear(atoms, torch.cat([own, other]))
-        parts = parts.float() + functional.pad(self.full.bias, (0, 2 * width))
+        bias = functional.pad(self.full.bias, (0, 2 * width))
+        parts = functional.linear(atoms, torch.cat([own, other]), bias)
         messages = gated_sum(parts, grid @ edge.T, self.edge_norm, edges)
         return functional.softplus(atoms + weighted_norm(messages, self.norm, weight))
 
@@ -87,6 +87,7 @@ class ReferenceCgcnn(nn.Module):
     """
 
     takes_merged: ClassVar[bool] = True
+    best_precision: ClassVar[str] = "fp32"  # its products are too small for the casts around them
     element_table: Tensor
     grid: Tensor
 

@@ -128,6 +128,24 @@ def test_training_on_merged_graphs_is_training_on_all_atoms():
             torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-3, msg=name)
 
 
+def test_rough_products_leave_sums_and_statistics_in_float32():
+    graph = build(_batch(), is_merged=True)
+    results = []
+    for is_rough in (False, True):
+        torch.manual_seed(0)
+        network = Cgcnn(1, width=16, hidden=16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_rough):
+            mean = network(graph)[0]
+        mean.sum().backward()
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            assert not tensor.is_floating_point() or tensor.dtype == torch.float32, name
+        results.append((mean, network.layers[2].edge_norm.running_var))
+        assert network.layers[0].own.weight.grad is not None
+    for exact, rough in zip(*results, strict=True):
+        assert rough.dtype == torch.float32
+        torch.testing.assert_close(rough, exact, atol=0.05, rtol=0.05)
+
+
 def test_atoms_without_any_neighbour_do_not_upset_training():
     lonely = CrystalBatch.from_lists([torch.eye(3) * 20], [[[0, 0, 0]]], [[2]])
     network = Cgcnn(1, width=8, hidden=8)
