@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--tasks", default=TASKS)
     parser.add_argument("--model", default="tabular", choices=("tabular", "boosted"))
-    parser.add_argument("--preset", default="full", choices=("fast", "full"))
+    parser.add_argument("--preset", default="full", choices=("fast", "full", "thorough"))
     parser.add_argument("--learners", default="")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "tabular")

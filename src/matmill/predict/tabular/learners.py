@@ -19,7 +19,7 @@ from matmill.randomness import child, child_seed
 
 Variant = dict[str, Any]
 _EDGE = 1e-4  # shares of votes nearer to 0 or 1 have no honest log odds
-_NETWORK_STEPS = 1200
+_NETWORK_STEPS = 1000
 _SEEDS = 3  # of each network that is kept
 
 
@@ -157,7 +157,7 @@ def _networks(task: Task, variants: Sequence[Variant]) -> list[Networks]:
 
 def _network_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:
     rng = child(seed, "network plans")
-    return [asdict(plan) for plan in draw_plans(8 if n_rows < 2000 else 5, n_columns, rng)]
+    return [asdict(plan) for plan in draw_plans(6 if n_rows < 2000 else 4, n_columns, rng)]
 
 
 LEARNERS: dict[str, Learner] = {
@@ -166,6 +166,7 @@ LEARNERS: dict[str, Learner] = {
     ),
     "boosted-trees": Learner(
         view="plain", kind=Forest, variants=_boosted_variants, fit=_boosted_trees, most_rows=500_000
+        most_scales=1,
     ),
     "support-vectors": Learner(
         view="standard", kind=KernelMachine, variants=_vector_variants, fit=_support_vectors

@@ -25,6 +25,7 @@ LEAST_ROWS = 10
 LEAST_OF_A_CLASS = 3
 _FORMULA_BLOCKS = ("composition", "elements")
 _STRUCTURE_BLOCKS = ("structure",)
+_DEAR_BLOCKS = ("vibrations",)
 _LAYERED_SHARE = 0.05  # of the rows; below it the block of layers says little
 _LOOK = 200  # crystals that tell whether there are layers
 
@@ -110,11 +111,11 @@ def _check_values(values: Tensor, column: str, *, is_classification: bool) -> No
 
 
 def choose_blocks(
-    batch: CrystalBatch | CompositionBatch, *, wanted: tuple[str, ...] | None, with_learned: bool
+    batch: CrystalBatch | CompositionBatch, *, wanted: tuple[str, ...] | None, preset: str
 ) -> tuple[str, ...]:
     """Return the descriptor blocks for these rows: those wanted, or those that suit them.
 
-    Crystals that hold layers get the block of layers.
+    Crystals that hold layers get the block of layers; the better presets ask the potential.
 
     Raises:
         InputError: If a wanted block needs structures and there are none.
@@ -136,7 +137,8 @@ def choose_blocks(
     ranks = dimensionality(batch.select(torch.arange(0, len(batch), step)))
     has_layers = float((ranks == 2).double().mean()) >= _LAYERED_SHARE
     slab = ("slab",) if has_layers else ()
-    return (*_FORMULA_BLOCKS, *_STRUCTURE_BLOCKS, *slab, *(LEARNED_BLOCKS if with_learned else ()))
+    dear = {"fast": (), "full": LEARNED_BLOCKS, "thorough": (*_DEAR_BLOCKS, *LEARNED_BLOCKS)}
+    return (*_FORMULA_BLOCKS, *_STRUCTURE_BLOCKS, *slab, *dear[preset])
 
 
 def features_of(

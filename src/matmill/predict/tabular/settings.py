@@ -22,7 +22,9 @@ class TabularSettings(Settings):
 
     Attributes:
         preset: ``fast`` tries trees and kernels on descriptors; ``full`` also boosted trees,
-            Gaussian processes, small networks and the frozen features of the embedded potential.
+            Gaussian processes, small networks and the frozen features of the embedded potential;
+            ``thorough`` also frequencies and stiffness that the potential computes, which takes
+            seconds a crystal and pays for phonons, moduli and heat capacities.
         blocks: Descriptor blocks; by default those that suit the rows.
         learners: Names of learners; by default those of the preset.
         scales: Names of target scales, see `targets.FORMS`; by default those that suit the column.
@@ -33,7 +35,7 @@ class TabularSettings(Settings):
             default inside the folder of the fit.
     """
 
-    preset: Literal["fast", "full"] = "full"
+    preset: Literal["fast", "full", "thorough"] = "full"
     blocks: tuple[str, ...] | None = None
     learners: tuple[str, ...] | None = None
     scales: tuple[str, ...] | None = None

@@ -70,8 +70,7 @@ def train_tabular(
     learners = _known_learners(chosen)
     found = labels.labelled(table, target, seed)
     batch = labels.batch_of(found.table.select(found.train))
-    with_learned = chosen.preset == "full"
-    blocks = labels.choose_blocks(batch, wanted=chosen.blocks, with_learned=with_learned)
+    blocks = labels.choose_blocks(batch, wanted=chosen.blocks, preset=chosen.preset)
     kept = chosen.descriptors or folder / "descriptors"
     features = labels.features_of(batch, blocks, folder=kept, on_event=on_event)
     values = found.table.column(found.column).double()[found.train]
@@ -131,7 +130,7 @@ def train_tabular(
 
 
 def _known_learners(settings: TabularSettings) -> tuple[str, ...]:
-    learners = settings.learners or (FULL if settings.preset == "full" else FAST)
+    learners = settings.learners or (FAST if settings.preset == "fast" else FULL)
     for name in learners:
         if name not in LEARNERS:
             raise UnknownNameError("learner", name, list(LEARNERS))

@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from matmill.errors import DataError
+from matmill.predict.descriptors.blocks import BLOCKS
 from matmill.predict.descriptors.table import Features
 from matmill.predict.tabular.columns import N_AXES, Preparation, prepare
 from matmill.predict.tabular.kept import kept_features
-from matmill.predict.tabular.rows import formula_folds, settled
+from matmill.predict.tabular.rows import choose_blocks, formula_folds, settled
 
 
 def make(n=120):
@@ -53,6 +54,31 @@ def test_rows_do_not_change_what_was_fitted_and_files_neither():
     assert torch.equal(few, found.apply(features)[[3, 1]])
     again = Preparation.of(found.as_card(), found.tensors())
     assert torch.equal(again.apply(features), found.apply(features))
+
+
+def test_blocks_suit_the_rows():
+    from matmill.crystals.batch import CrystalBatch
+    from matmill.crystals.compositions import parse_formulas
+
+    salt = CrystalBatch.from_lists(
+        [[[0.0, 2.82, 2.82], [2.82, 0.0, 2.82], [2.82, 2.82, 0.0]]],
+        [[[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]],
+        [[11, 17]],
+    )
+    layer = CrystalBatch.from_lists(
+        [[[2.46, 0.0, 0.0], [-1.23, 2.13, 0.0], [0.0, 0.0, 20.0]]],
+        [[[0.0, 0.0, 0.5], [1 / 3, 2 / 3, 0.5]]],
+        [[6, 6]],
+    )
+
+    def chosen(batch, preset):
+        return choose_blocks(batch, wanted=None, preset=preset)
+
+    assert chosen(parse_formulas(["NaCl"]), "full") == ("composition", "elements")
+    assert chosen(salt, "fast") == ("composition", "elements", "structure")
+    assert chosen(layer, "full")[-2:] == ("slab", "potential")
+    assert chosen(salt, "thorough")[-2:] == ("vibrations", "potential")
+    assert set(chosen(layer, "thorough")) <= set(BLOCKS)
 
 
 def test_rounding_noise_is_settled():
