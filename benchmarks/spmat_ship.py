@@ -59,7 +59,8 @@ def page(cards):
         lines += [f"- Command: `{card['command']}`", f"- Seed: {card.get('seed', 0)}"]
         for key, value in card["data"].items():
             lines.append(f"- {key.replace('_', ' ')}: {value}")
-        lines += [f"- {card.get('attribution', '')}"] if card.get("attribution") else []
+        given = card.get("attribution", [])
+        lines += [f"- {text}" for text in ([given] if isinstance(given, str) else given)]
         lines += [f"- {limit}" for limit in card.get("limits", [])]
         lines.append("")
         if "gains" in card:
@@ -104,8 +105,9 @@ def main():
     )["rates"]
     card |= {
         "name": FILE.stem,
-        "what": f"{card['network']}, pretrained by {card['objective']} on crystals without the "
-        "properties that it is measured on.",
+        "what": f"{card['network']}, pretrained by {card['objective']} on "
+        f"{', '.join(card['surrogates']) or 'no labels'} of crystals whose formulas are in no set "
+        "that it was measured on.",
         "command": "python benchmarks/spmat_study.py; "
         f"python benchmarks/spmat_ship.py {options.name}",
         "attribution": ATTRIBUTION,
