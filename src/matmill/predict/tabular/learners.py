@@ -165,7 +165,11 @@ LEARNERS: dict[str, Learner] = {
         view="plain", kind=Forest, variants=_tree_variants, fit=_extra_trees, most_rows=50_000
     ),
     "boosted-trees": Learner(
-        view="plain", kind=Forest, variants=_boosted_variants, fit=_boosted_trees, most_rows=500_000
+        view="plain",
+        kind=Forest,
+        variants=_boosted_variants,
+        fit=_boosted_trees,
+        most_rows=500_000,
         most_scales=1,
     ),
     "support-vectors": Learner(
@@ -187,7 +191,7 @@ LEARNERS: dict[str, Learner] = {
         kind=Networks,
         variants=_network_variants,
         fit=_networks,
-        keep=4,
+        keep=3,
         most_scales=1,
     ),
 }
