@@ -91,7 +91,8 @@ class LeakReport:
             "near_share": self.near_share,
             "quantiles": self.quantiles,
             "histogram": [
-                {"above": low, "up_to": high, "rows": n} for low, high, n in self.histogram
+                {"above": low, "up_to": None if high == float("inf") else high, "rows": n}
+                for low, high, n in self.histogram
             ],
         }
 
