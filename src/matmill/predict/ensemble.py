@@ -113,7 +113,8 @@ class EnsembleModel:
             noises.append(member.noise(own).double())  # pyright: ignore[reportCallIssue]
         is_class = torch.tensor([scale.is_class for scale in self.scales]).to(features.device)
         stacked = torch.stack(means)
-        stacked = torch.where(is_class, stacked.clamp(-_SUREST, _SUREST), stacked)
+        # Of classes the output is the log of the odds. A factor, not a clamp: it keeps the order.
+        stacked = torch.where(is_class, _SUREST * torch.tanh(0.5 * stacked), stacked)
         # The noise head gives the log of a mean absolute error b of a Laplace law: variance 2 b².
         noise = 2.0 * torch.exp(2.0 * torch.stack(noises).clamp(-8.0, 4.0)).mean(0)
         variance = noise + (stacked.var(0) if len(means) > 1 else 0.0)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from matmill.data.loader import AtomBudgetLoader
 from matmill.graphs.graph import Graph
@@ -117,7 +118,8 @@ def expected_draws(
 class PropertyTask(nn.Module):
     """A network and its loss: absolute error, plus what teaches it to expect that error.
 
-    Classes are learned by the squared error, whose minimum is their probability.
+    Classes, -1 and 1, are learned by the log loss: the output is then the log of the odds, and
+    the hyperbolic tangent of half of it the mean.
 
     Args:
         network: Returns mean and log expected error, each ``(n_crystals, n_targets)``.
@@ -161,7 +163,10 @@ class PropertyTask(nn.Module):
         """Return the loss and the mean absolute error on the learned scale."""
         mean, log_error = self.network(batch.graph)
         is_known = torch.isfinite(batch.labels)
-        error = (mean - batch.labels.float().nan_to_num(0.0)).abs() * is_known
+        labels = batch.labels.float().nan_to_num(0.0)
+        log_loss = functional.softplus(-labels * mean) * is_known
+        mean = torch.where(self.is_class, torch.tanh(0.5 * mean), mean)
+        error = (mean - labels).abs() * is_known
         expected = log_error.clamp(-8.0, 4.0)
         if self.kind == "robust-l2":
             # σ² = 2 b², as everywhere that b, the expected absolute error, becomes a deviation.
@@ -173,8 +178,8 @@ class PropertyTask(nn.Module):
             noise = seen * torch.exp(-expected) + expected
         noise = noise * is_known
         own = error if self.kind == "l1" else torch.zeros_like(error)
-        is_squared = torch.ones_like(self.is_class) if self.kind == "mse" else self.is_class
-        goal = torch.where(is_squared, error.square(), own)
+        own = error.square() if self.kind == "mse" else own
+        goal = torch.where(self.is_class, log_loss, own)
         # Divide by the expected number of labels, not by the number in this batch: a rare label
         # that happens to occur once would otherwise weigh as much as a hundred common ones.
         scale = self.weights / (self.shares.clamp_min(1e-6) * len(batch.labels))
@@ -192,6 +197,7 @@ def mean_error(
     total, n_known = 0.0, 0
     for rows in torch.arange(len(graph)).split(_VALIDATION_CRYSTALS):
         mean, _ = task.network(graph.select(rows).to(device))  # pyright: ignore[reportCallIssue]
+        mean = torch.where(task.is_class, torch.tanh(0.5 * mean), mean)  # pyright: ignore[reportArgumentType, reportCallIssue]
         error = (mean.cpu() - labels[rows]).abs()
         total += float(error.nansum())
         n_known += int(torch.isfinite(error).sum())
