@@ -62,7 +62,7 @@ def accuracy(path, n_rows, epochs, n_seeds):
     """Errors of all arms over seeds, printed as they come."""
     everything = open_table(path, target=TARGET)
     everything = replace(everything, notes={})
-    long = 5 * epochs
+    long = 3 * epochs
     arms = {
         f"original, {epochs} epochs": lambda t, s: original_error(t, epochs, s),
         f"cgcnn-reference, {epochs} epochs": lambda t, s: our_error(
