@@ -26,7 +26,7 @@ import cgcnn_original as original
 from matmill.data.table import open_table
 from matmill.graphs.graph import build
 from matmill.predict.cgcnn import Cgcnn
-from matmill.predict.ensemble import chunks
+from matmill.predict.networks import chunks
 from matmill.predict.reference import ReferenceCgcnn, element_one_hot
 from matmill.predict.task import GraphBatches, PlainBatches, PropertyTask
 from matmill.training.fit import FitSettings, fit

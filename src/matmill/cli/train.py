@@ -10,7 +10,10 @@ from matmill.cli.options import Device, Json, Out, Quiet, Seed, pick_device
 from matmill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matmill.data.compositions import Table
+    from matmill.predict.ensemble import EnsembleModel
     from matmill.progress import OnEvent
 
 group = typer.Typer(
@@ -86,10 +89,12 @@ def train_predictor(
 
     Example: matmill train predictor data.csv --structures cifs/ --target band_gap
     """
+    from matmill import registry
     from matmill.data.opening import open_rows
     from matmill.data.parts import divided
     from matmill.predict.networks import NETWORKS
     from matmill.predict.scores import score_on_test
+    from matmill.training.trackers import make_tracker
 
     path = out or Path(f"{target[0]}.safetensors")
     work = path.with_suffix(".training")
@@ -102,31 +107,22 @@ def train_predictor(
         )
         for complaint in table.complaints:
             typer.echo(f"Left out: {complaint}", err=True)
+        options: dict[str, Any] = {}
         if kind in NETWORKS:
-            options = {
-                "n_members": members,
-                "epochs": epochs,
-                "seconds_per_member": None if minutes is None else 60.0 * minutes / (members or 3),
-                "devices": devices,
-                "accelerator": "cpu" if pick_device(device) == "cpu" else "cuda",
-            }
-            card, saved = _train_network(
-                kind,
-                table,
-                target,
-                {name: value for name, value in options.items() if value is not None},
-                extras={"auxiliary": auxiliary or (), "start_from": start_from, "seed": seed},
-                work=work,
-                path=path,
-                trackers=tracker or [],
-                on_event=on_event,
+            options = _network_options(members, epochs, minutes, devices, pick_device(device))
+            options["trackers"] = tuple(
+                make_tracker(name, work, run_name=path.stem) for name in tracker or ()
             )
+            options |= {"start_from": start_from} if start_from else {}
+        if len(target) > 1 or auxiliary:
+            model_made = _train_several(
+                kind, table, target, auxiliary or (), options, work, seed, on_event
+            )
+            card, saved = model_made.card, model_made.save(path)
         else:
-            from matmill import registry
-
             table = divided(table, seed=seed)
             predictor = registry.predictors.load(kind).fit(
-                table, target[0], folder=work, seed=seed, on_event=on_event
+                table, target[0], folder=work, seed=seed, on_event=on_event, **options
             )
             predictor.card.setdefault("scores", score_on_test(predictor, table))
             card, saved = predictor.card, predictor.save(path)
@@ -172,32 +168,48 @@ def _network_for_several(
     )
 
 
-def _train_network(
+def _network_options(
+    members: int | None, epochs: int | None, minutes: float | None, devices: int, where: str
+) -> dict[str, Any]:
+    """Return the settings of a training that were given; the others keep the model's defaults."""
+    from matmill.predict.settings import TrainSettings
+
+    n_members = members or TrainSettings().n_members
+    given = {
+        "n_members": members,
+        "epochs": epochs,
+        "seconds_per_member": None if minutes is None else 60.0 * minutes / n_members,
+        "devices": devices,
+        "accelerator": "cpu" if where == "cpu" else "cuda",
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _train_several(
     kind: str,
     table: "Table",
-    target: list[str],
+    targets: list[str],
+    auxiliary: "Sequence[str]",
     options: dict[str, Any],
-    *,
-    extras: dict[str, Any],
     work: Path,
-    path: Path,
-    trackers: list[str],
+    seed: int,
     on_event: "OnEvent",
-) -> tuple[dict[str, Any], Path]:
+) -> "EnsembleModel":
+    """Train one network for several columns."""
     from matmill.predict.train import TrainSettings, train_predictor
-    from matmill.training.trackers import make_tracker
 
     preset = "reference" if kind == "cgcnn-reference" else "tuned"
-    model = train_predictor(
+    apart = {name: options.pop(name) for name in ("trackers", "start_from") if name in options}
+    return train_predictor(
         table,
-        target,
+        targets,
+        auxiliary=auxiliary,
         settings=TrainSettings(**{"preset": preset, "network": kind, **options}),
         folder=work,
+        seed=seed,
         on_event=on_event,
-        trackers=tuple(make_tracker(name, work, run_name=path.stem) for name in trackers),
-        **extras,
+        **apart,
     )
-    return model.card, model.save(path)
 
 
 def _rows(card: dict[str, Any]) -> list[tuple[object, ...]]:

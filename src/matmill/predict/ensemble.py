@@ -20,14 +20,14 @@ from matmill.predict.calibrate import factor_for
 from matmill.predict.chemistry import families
 from matmill.predict.domain import elements_of, read_domain, shortest_bond
 from matmill.predict.intervals import CalibrationRows, Kind, plain_factors
-from matmill.predict.networks import graphs_for, make_network
+from matmill.predict.networks import chunks, graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
 from matmill.progress import OnEvent, ignore
 from matmill.training import checkpoint
+from matmill.training.trackers import Tracker
 
 KIND = "matmill predictor"
-_CHUNK_ATOMS = 4096
 _SUREST = 0.998  # of classes learned as -1 and 1: no probability beyond 0.001 and 0.999
 
 
@@ -291,7 +291,9 @@ class EnsemblePredictor:
         *,
         folder: Path,
         seed: int = 0,
+        start_from: str | None = None,
         on_event: OnEvent = ignore,
+        trackers: tuple[Tracker, ...] = (),
         **settings: float | str | None,
     ) -> "EnsemblePredictor":
         """Return a predictor trained on a table; see `predict.train` for settings and resuming."""
@@ -301,7 +303,14 @@ class EnsemblePredictor:
             {"preset": cls.preset, "network": cls.network, **settings}
         )
         model = train_predictor(
-            table, [target], settings=chosen, folder=folder, seed=seed, on_event=on_event
+            table,
+            [target],
+            settings=chosen,
+            folder=folder,
+            seed=seed,
+            start_from=start_from,
+            on_event=on_event,
+            trackers=trackers,
         )
         return cls(model, model.columns[0])
 
@@ -387,12 +396,3 @@ def _below(head: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(head): values for name, values in tensors.items() if name.startswith(head)
     }
-
-
-def chunks(graph: Graph) -> list[Graph]:
-    """Return the graph cut into parts of bounded size, in order."""
-    if len(graph.atomic_numbers) <= _CHUNK_ATOMS:
-        return [graph]
-    ends = graph.n_atoms.cumsum(0)
-    groups = ((ends - 1) // _CHUNK_ATOMS).cpu()
-    return [graph.select(torch.nonzero(groups == g).flatten()) for g in groups.unique()]

@@ -8,8 +8,9 @@ from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
 from matmill.predict.chemistry import families
 from matmill.predict.domain import LIMIT, Domain, elements_of, shortest_bond
-from matmill.predict.ensemble import EnsembleModel, chunks
+from matmill.predict.ensemble import EnsembleModel
 from matmill.predict.intervals import CalibrationRows
+from matmill.predict.networks import chunks
 
 
 def describe_domain(model: EnsembleModel, graph: Graph) -> None:

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
 from matmill.crystals.batch import CrystalBatch
@@ -11,6 +12,8 @@ from matmill.errors import InputError, UnknownNameError
 from matmill.graphs.composition import composition_graph
 from matmill.graphs.graph import Graph, build
 from matmill.training.precision import Precision
+
+_CHUNK_ATOMS = 4096
 
 # name -> "module:class". The class takes the number of targets and the card's network_settings,
 # and has embedding(graph), out, noise and forward(graph) -> (mean, log expected error). Four
@@ -96,3 +99,12 @@ def graphs_for(card: dict[str, Any], batch: CrystalBatch | CompositionBatch) -> 
         is_merged=takes_merged(kind),
         degree=degree_read(kind),
     )
+
+
+def chunks(graph: Graph) -> list[Graph]:
+    """Return the graph cut into parts of bounded size, in order."""
+    if len(graph.atomic_numbers) <= _CHUNK_ATOMS:
+        return [graph]
+    ends = graph.n_atoms.cumsum(0)
+    groups = ((ends - 1) // _CHUNK_ATOMS).cpu()
+    return [graph.select(torch.nonzero(groups == g).flatten()) for g in groups.unique()]

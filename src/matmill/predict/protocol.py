@@ -14,6 +14,7 @@ from torch import Tensor
 
 from matmill import registry
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.quantities import QUANTITIES, find
 
@@ -167,7 +168,7 @@ def available() -> list[str]:
 
 
 def predict_many(
-    batch: CrystalBatch,
+    batch: CrystalBatch | CompositionBatch,
     predictors: Sequence[Predictor],
     *,
     coverage: float = DEFAULT_COVERAGE,
@@ -176,7 +177,7 @@ def predict_many(
     """Return predictions by column; predictors of one file share their work.
 
     Args:
-        batch: Crystals.
+        batch: Crystals, or compositions where all predictors read those.
         predictors: One a column.
         coverage: Share of true values that the intervals should hold.
         intervals: Kind of interval, see `predict.intervals`. Predictors that cannot give it give
@@ -195,7 +196,12 @@ def predict_many(
         model = getattr(predictor, "model", None)
         wanted = {"intervals": intervals} if intervals in kinds_of(predictor) else {}
         if model is None or not hasattr(model, "predict_all"):
-            found[predictor.column] = predictor.predict(batch, coverage=coverage, **wanted)
+            # Whether a predictor takes compositions is its own to say, in one line.
+            found[predictor.column] = predictor.predict(
+                batch,  # pyright: ignore[reportArgumentType]
+                coverage=coverage,
+                **wanted,
+            )
             continue
         mine = [p.column for p in predictors if getattr(p, "model", None) is model]
         found |= model.predict_all(batch, mine, coverage=coverage, **wanted)

@@ -5,12 +5,16 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.compositions import CompositionBatch
 from matmill.crystals.files import read
 from matmill.crystals.records import Complaint
+from matmill.data.compositions import open_compositions
+from matmill.data.opening import holds_compositions
 from matmill.errors import InputError
 from matmill.predict.ensemble import EnsemblePredictor
 from matmill.predict.exact import ExactPredictor
@@ -29,6 +33,7 @@ from matmill.quantities import BY_COLUMN, Quantity
 from matmill.training.checkpoint import card_path, write_atomically
 
 _CHUNK_ATOMS = 20_000
+_CHUNK_COMPOSITIONS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,10 @@ def predict_files(
     device: str = "cpu",
     on_event: OnEvent = ignore,
 ) -> Report:
-    """Return predictions for all crystals in files and folders.
+    """Return predictions for all crystals in files and folders, or all formulas of a sheet.
 
     Args:
-        files: Structure files and folders.
+        files: Structure files and folders, or one CSV or Parquet file with a column of formulas.
         properties: What to predict; by default all that the model, or else matmill, offers.
         model: Own predictor in place of the shipped ones.
         coverage: Of the intervals, in (0, 1).
@@ -112,28 +117,55 @@ def predict_files(
     for predictor in predictors:
         if isinstance(predictor, EnsemblePredictor):
             predictor.to(device)
-    found = read(list(files), on_event=on_event)
-    crystals = found.crystals
+    found = _found(list(files), on_event)
     rows: list[dict[str, Any]] = []
     # A shift is a matter of the whole population, so it cannot be seen in parts.
-    parts = [crystals] if intervals == "shifted" else crystals.chunks(_CHUNK_ATOMS)
-    for part in parts:
+    whole = [found.items] if len(found.items) else []
+    for part in whole if intervals == "shifted" else _parts(found.items):
         predictions = predict_many(part, predictors, coverage=coverage, intervals=intervals)
         cells = {column: _cells(prediction) for column, prediction in predictions.items()}
         ids = part.ids or ("",) * len(part)
-        for i, (name, formula) in enumerate(zip(ids, part.formula, strict=True)):
+        formulas = part.formula if isinstance(part, CrystalBatch) else part.formulas
+        for i, (name, formula) in enumerate(zip(ids, formulas, strict=True)):
             row: dict[str, Any] = {"id": name, "file": found.files[len(rows)], "formula": formula}
             for column, fields in cells.items():
                 row |= {f"{column}{ending}": values[i] for ending, values in fields.items()}
             rows.append(row)
-        on_event(Event(stage="predict", done=len(rows), total=len(crystals)))
+        on_event(Event(stage="predict", done=len(rows), total=len(found.items)))
     return Report(
         columns=[_quantity(predictor.column) for predictor in predictors],
         rows=rows,
-        complaints=found.complaints,
+        complaints=list(found.complaints),
         coverage=coverage,
         models={p.column: str(p.card.get("weights_sha256", "")) for p in predictors},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was read: crystals, or compositions where a sheet has formulas and no structures."""
+
+    items: CrystalBatch | CompositionBatch
+    files: Sequence[str]
+    complaints: Sequence[Complaint]
+
+
+def _found(files: list[Path], on_event: OnEvent) -> _Found:
+    if not (len(files) == 1 and files[0].is_file() and holds_compositions(files[0])):
+        result = read(files, on_event=on_event)
+        return _Found(result.crystals, result.files, result.complaints)
+    table = open_compositions(files[0])
+    names = (str(files[0]),) * len(table)
+    return _Found(replace(table.compositions, ids=table.ids), names, table.complaints)
+
+
+def _parts(items: CrystalBatch | CompositionBatch) -> list[CrystalBatch] | list[CompositionBatch]:
+    if isinstance(items, CrystalBatch):
+        return list(items.chunks(_CHUNK_ATOMS))
+    starts = range(0, len(items), _CHUNK_COMPOSITIONS)
+    return [
+        items.select(range(start, min(start + _CHUNK_COMPOSITIONS, len(items)))) for start in starts
+    ]
 
 
 def _predictors(properties: Sequence[str], model: Path | None) -> list[Predictor]:

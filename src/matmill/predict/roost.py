@@ -24,6 +24,7 @@ from matmill.predict.ensemble import EnsemblePredictor
 from matmill.predict.pretrain.encoder import COMPOSITIONS, DEFAULT_SHIPPED, SHIPPED
 from matmill.progress import OnEvent, ignore
 from matmill.training.checkpoint import card_path
+from matmill.training.trackers import Tracker
 
 _MEMBERS = 3
 _BATCH = 128
@@ -203,8 +204,9 @@ class RoostPredictor(EnsemblePredictor):
         *,
         folder: Path,
         seed: int = 0,
+        start_from: str | None = DEFAULT_SHIPPED,
         on_event: OnEvent = ignore,
-        start_from: float | str | None = DEFAULT_SHIPPED,
+        trackers: tuple[Tracker, ...] = (),
         **settings: float | str | None,
     ) -> "RoostPredictor":
         """Return a predictor trained on a table of compositions or crystals.
@@ -214,9 +216,10 @@ class RoostPredictor(EnsemblePredictor):
             target: Column; 0 and 1 are two classes, whose probability is then predicted.
             folder: For checkpoints and logs; a killed call continues when repeated.
             seed: Everything random follows from it.
-            on_event: Told about progress.
             start_from: Encoder or predictor to start from; by default the one that ships, where
                 the network has its size. None starts from nothing.
+            on_event: Told about progress.
+            trackers: Further places for training numbers.
             settings: Of `predict.train.TrainSettings`.
 
         Raises:
@@ -225,7 +228,7 @@ class RoostPredictor(EnsemblePredictor):
         """
         from matmill.predict.train import TrainSettings, train_predictor
 
-        start = None if start_from is None else str(start_from)
+        start = start_from
         if start == DEFAULT_SHIPPED:
             start = _shipped_encoder(settings)
         n_rows = int(torch.isfinite(table.column(target)).sum())
@@ -245,6 +248,7 @@ class RoostPredictor(EnsemblePredictor):
             seed=seed,
             start_from=start,
             on_event=on_event,
+            trackers=trackers,
         )
         return cls(model, model.columns[0])
 
