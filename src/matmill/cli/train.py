@@ -91,7 +91,7 @@ def train_predictor(
     """
     from matmill import registry
     from matmill.data.opening import open_rows
-    from matmill.data.parts import divided
+    from matmill.data.parts import check_target, divided
     from matmill.predict.networks import NETWORKS
     from matmill.predict.scores import score_on_test
     from matmill.training.trackers import make_tracker
@@ -107,6 +107,8 @@ def train_predictor(
         )
         for complaint in table.complaints:
             typer.echo(f"Left out: {complaint}", err=True)
+        for name in target:
+            check_target(table, name)
         options: dict[str, Any] = {}
         if kind in NETWORKS:
             options = _network_options(members, epochs, minutes, devices, pick_device(device))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from matmill import registry
 from matmill.data.compositions import LabelledCompositions, Table, items
+from matmill.data.parts import check_target
 from matmill.data.splits import split
 from matmill.errors import DataError, MatmillError
 from matmill.predict.protocol import Predictor
@@ -20,7 +21,6 @@ from matmill.randomness import child, child_seed
 from matmill.training.checkpoint import write_atomically
 
 _FEW = 5000  # rows; below, descriptors beat networks from scratch, and folds are affordable
-_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +76,10 @@ class AutoPredictor:
             models: Candidates; by default those that suit kind and number of rows.
 
         Raises:
-            DataError: If there are fewer than ten labelled rows, or no candidate can be fitted.
+            DataError: If the target cannot be learned, or no candidate can be fitted.
         """
         column = table.column_name(target)
-        known = torch.isfinite(table.column(column))
-        if int(known.sum()) < _LEAST:
-            raise DataError(
-                f"Only {int(known.sum())} of {len(table)} rows have a value of '{column}'; at "
-                f"least {_LEAST} are needed to choose a model."
-            )
+        check_target(table, column)
         candidates = models or suitable(table)
         trials = []
         for place, model in enumerate(candidates):
