@@ -50,7 +50,10 @@ def open_predictor(path: Path, column: str | None = None) -> TabularPredictor:
         DataError: If the file is missing, damaged or no tabular predictor.
         UnknownNameError: If it predicts another property.
     """
-    tensors, card = checkpoint.load(path)
+    stored, card = checkpoint.load(path)
+    # A tensor inside the file's buffer may start anywhere, and products of unaligned memory can
+    # differ in the last bit: copies start where those that were trained started.
+    tensors = {name: values.clone() for name, values in stored.items()}
     if card.get("kind") != KIND:
         raise DataError(f"{path} holds a {card.get('kind')}, no tabular predictor.")
     own = card["columns"][0]

@@ -99,7 +99,7 @@ def fit_support_vectors(
     return KernelMachine(
         kind="gaussian",
         points=(torch.from_numpy(model.support_vectors_) / length).float(),
-        coefficients=torch.from_numpy(model.dual_coef_[0].copy()),
+        coefficients=torch.from_numpy(model.dual_coef_[0]).clone(),
         lengths=length.float(),
         bias=float(model.intercept_[0]),
     )

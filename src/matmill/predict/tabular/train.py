@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor
 
 from matmill import __version__
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table
-from matmill.errors import UnknownNameError
+from matmill.errors import InputError, UnknownNameError
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
 from matmill.predict.chemistry import families
 from matmill.predict.descriptors.blocks import FROM_FORMULA
@@ -66,7 +67,7 @@ def train_tabular(
     settings: dict[str, Any],
 ) -> TabularPredictor:
     """Return a predictor trained on a table; see `TabularPredictor.fit`."""
-    chosen = TabularSettings.model_validate(settings)
+    chosen = _settings(settings)
     learners = _known_learners(chosen)
     found = labels.labelled(table, target, seed)
     batch = labels.batch_of(found.table.select(found.train))
@@ -127,6 +128,15 @@ def train_tabular(
         test = found.table.select(found.test)
         card["scores"] = {found.column: evaluate_predictor(predictor, test)}
     return predictor
+
+
+def _settings(settings: dict[str, Any]) -> TabularSettings:
+    try:
+        return TabularSettings.model_validate(settings)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(TabularSettings.model_fields)
+        raise InputError(f"These settings do not work: {wrong}. Known: {known}.") from error
 
 
 def _known_learners(settings: TabularSettings) -> tuple[str, ...]:

@@ -235,6 +235,9 @@ def test_bad_choices_get_one_line(tmp_path, fast, classes):
         TabularPredictor.fit(alloys(), "strength", folder=tmp_path, scales=("logs",))
     with pytest.raises(InputError, match="needs structures"):
         TabularPredictor.fit(alloys(), "strength", folder=tmp_path, blocks=("slab",))
+    with pytest.raises(InputError, match="preset: Input should be 'fast'") as error:
+        TabularPredictor.fit(alloys(), "strength", folder=tmp_path, preset="slow")
+    assert "\n" not in str(error.value)
     with pytest.raises(UnknownNameError, match="column"):
         TabularPredictor.fit(alloys(), "colour", folder=tmp_path)
     with pytest.raises(InputError, match="reads structures"):
