@@ -101,9 +101,11 @@ def train_predictor(
     helpers = [table.column_name(name) for name in auxiliary]
     if len({*columns, *helpers}) < len(columns) + len(helpers) or not columns:
         raise InputError("Give at least one target, and each column only once.")
+    # Asked before rows go: a part whose rows have no label is an error, not a reason to divide.
+    is_divided = {"train", "val"} <= set(table.notes.get("split") or ())
     table = _usable(table, [*columns, *helpers], settings.max_atoms)
     values = torch.stack([table.column(name).double() for name in [*columns, *helpers]], dim=1)
-    parts = _parts(table, values[:, : len(columns)], seed)
+    parts = _parts(table, values[:, : len(columns)], seed, is_divided=is_divided)
     names = [*columns, *helpers]
     scales = [
         TargetScale.of(name, values[parts.train, i], is_plain=settings.scale == "mean", seed=seed)
@@ -260,9 +262,9 @@ def _usable(table: Table, columns: list[str], max_atoms: int) -> Table:
     return table.select(is_known)
 
 
-def _parts(table: Table, values: Tensor, seed: int) -> Parts:
-    notes = table.notes.get("split")
-    if notes is not None and {"train", "val"} <= set(notes):
+def _parts(table: Table, values: Tensor, seed: int, *, is_divided: bool) -> Parts:
+    if is_divided:
+        notes = table.notes["split"]
         rows = {
             name: torch.tensor([i for i, note in enumerate(notes) if note == name]).long()
             for name in ("train", "val", "test")
