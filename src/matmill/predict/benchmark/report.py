@@ -38,6 +38,7 @@ class Line:
         n_failed: Cells that ended in an error.
         others: Further scores, means.
         is_official: All cells are published folds.
+        is_whole: Every fold was measured.
     """
 
     task: str
@@ -54,6 +55,7 @@ class Line:
     n_failed: int
     others: dict[str, float]
     is_official: bool
+    is_whole: bool
 
     @property
     def is_classification(self) -> bool:
@@ -162,14 +164,18 @@ def _line(key: tuple[str, str, int | None, str], results: Sequence[dict[str, Any
         n_failed=len(results) - len(good),
         others={name: value for name, value in means.items() if name != metric},
         is_official=bool(good) and all(result["is_official"] for result in good),
+        is_whole=all(
+            {result["cell"]["fold"] for result in good} == set(range(result["cell"]["n_folds"]))
+            for result in results
+        ),
     )
 
 
 def _place(line: Line) -> tuple[int, int] | None:
     if line.size is not None or line.split != "official" or line.model == BASELINE:
         return None
-    if math.isnan(line.value):
-        return None
+    if math.isnan(line.value) or not line.is_whole:
+        return None  # a few folds are no score: they differ by a factor of two
     return rank(_published(line.task), line.value, is_classification=line.is_classification)
 
 

@@ -150,6 +150,14 @@ def test_report_names_leaders_rank_and_command(folder, tmp_path):
     assert len(line["cells"]) == 5
 
 
+def test_a_rank_needs_every_fold(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "BASELINE", "another")
+    some = report.table(report.summarise(run(plan(folder, folds=(0, 1)), tmp_path)))[1]
+    every = report.table(report.summarise(run(plan(folder), tmp_path)))[1]
+    assert some[0][-1] is None
+    assert every[0][-1] == "1 of 5"
+
+
 def test_learning_curves_are_drawn(folder, tmp_path):
     results = run(plan(folder, folds=(0,), sizes=(20, 50, 100, None)), tmp_path)
     page = report.write(tmp_path, results, "x").read_text(encoding="utf-8")
