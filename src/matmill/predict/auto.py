@@ -15,11 +15,13 @@ from matmill.data.compositions import LabelledCompositions, Table, items
 from matmill.data.parts import check_target
 from matmill.data.splits import split
 from matmill.errors import DataError, MatmillError
+from matmill.predict.networks import NETWORKS
 from matmill.predict.protocol import Predictor
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child, child_seed
 from matmill.training.checkpoint import write_atomically
 
+_TRIAL_SECONDS = 180.0  # a network on many rows
 _FEW = 5000  # rows; below, descriptors beat networks from scratch, and folds are affordable
 
 
@@ -150,7 +152,11 @@ def _tried(model: str, table: Table, column: str, folder: Path, seed: int) -> Tr
         for fold, (train, test) in enumerate(_inner_folds(table, seed)):
             part = _with_validation(table.select(train), child_seed(seed, "validation", str(fold)))
             predictor: Predictor = registry.predictors.load(model).fit(
-                part, column, folder=folder / str(fold), seed=child_seed(seed, model, str(fold))
+                part,
+                column,
+                folder=folder / str(fold),
+                seed=child_seed(seed, model, str(fold)),
+                **_trial_settings(model, len(part)),
             )
             held = table.select(test)
             truth = held.column(column).double()
@@ -161,6 +167,16 @@ def _tried(model: str, table: Table, column: str, folder: Path, seed: int) -> Tr
     except MatmillError as error:
         return Trial(model=model, seconds=time.perf_counter() - started, failed=str(error))
     return Trial(model=model, errors=tuple(errors), seconds=round(time.perf_counter() - started, 1))
+
+
+def _trial_settings(model: str, n_rows: int) -> dict[str, Any]:
+    """Return what keeps a trial affordable: one network instead of an ensemble, and a time limit.
+
+    One member ranks models as well as three; the chosen model is fitted in full.
+    """
+    if model not in NETWORKS:
+        return {}
+    return {"n_members": 1, **({"seconds_per_member": _TRIAL_SECONDS} if n_rows >= _FEW else {})}
 
 
 def _inner_folds(table: Table, seed: int) -> list[tuple[Tensor, Tensor]]:
