@@ -67,6 +67,7 @@ PILOT_PAIRS = ((4e-4, 2e-3), (1e-3, 2e-3), (2e-3, 2e-3))
 PILOT_MORE = ((1e-3, 4e-3), (2e-3, 4e-3), (4e-3, 4e-3))
 PILOT_SEEDS = (1000, 1001)
 EQUAL = "scratch, equal compute"
+N_SETTINGS = 12  # an encoder serves six targets at two sizes, which share its cost
 
 
 class Study:
@@ -235,14 +236,7 @@ class Study:
             for n in (500, 2_000):
                 yield from self._main_jobs(main, n, seed)
         yield from self._slab_jobs([*main, *CONTROL_ENCODERS])
-        for seed in range(3):
-            target = next(iter(LARGE_TARGET))
-            yield (
-                f"tune {target} 20000 {seed}",
-                lambda s=seed, t=target: self.tune(
-                    self.replicas(main, [t]), 20_000, s, SCHEDULES[20_000]
-                ),
-            )
+        yield from self._large_jobs(main, 0)
         for name, changes in ABLATIONS.items():
             yield (
                 f"pretrain ablation {name}",
@@ -258,6 +252,16 @@ class Study:
                         for line in self.tune(self.replicas(arms, [t]), 500, s, SCHEDULES[500])
                     ],
                 )
+        yield from self._large_jobs(main, 1)
+
+    def _large_jobs(self, arms, seed):
+        for target in LARGE_TARGET:
+            yield (
+                f"tune {target} 20000 {seed}",
+                lambda t=target: self.tune(
+                    self.replicas(arms, [t]), 20_000, seed, SCHEDULES[20_000]
+                ),
+            )
 
     def _main_jobs(self, arms, n, seed):
         for target in TARGETS:
@@ -269,7 +273,7 @@ class Study:
     def _equal_jobs(self, seed):
         def job(targets):
             replicas = [(EQUAL, *rest) for _, *rest in self.replicas(["scratch"], targets)]
-            return self.tune(replicas, 500, seed, self.equal_schedule(500, 1.0 / len(TARGETS)))
+            return self.tune(replicas, 500, seed, self.equal_schedule(500, 1.0 / N_SETTINGS))
 
         for targets in (list(MAIN), list(MODULUS)):
             yield f"equal compute {targets[0]} {seed}", lambda t=targets: job(t)
