@@ -14,7 +14,7 @@ from matmill.predict.descriptors.table import Features, concatenate
 from matmill.progress import OnEvent
 from matmill.training import checkpoint
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY_WORDS = 2  # of 64 bits
 
 
@@ -49,7 +49,8 @@ def _block(
     names = compute(batch.select(torch.tensor([0])), [block]).names
     path = folder / f"rows-{block}"
     known, values = _read(path, names)
-    missing = [row for row, key in enumerate(keys) if key not in known]
+    # Equal rows are computed and kept once: keys and values of the file stay one to one.
+    missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
     if missing:
         fresh = compute(batch.select(torch.tensor(missing)), [block], on_event=on_event).values
         for place, row in enumerate(missing):
