@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Device, Json, Out, Quiet, Seed, pick_device
-from matmill.cli.output import print_json, print_table
+from matmill.cli.options import Device, IdColumn, Json, Out, Quiet, Seed, Structures, pick_device
+from matmill.cli.output import plain, print_json, print_table
 
 if TYPE_CHECKING:
     from matmill.data.compositions import Table
@@ -28,12 +28,8 @@ def calibration(
     target: Annotated[
         str, typer.Option("--target", "-t", help="Column of the data with the true values.")
     ],
-    structures: Annotated[
-        Path | None, typer.Option("--structures", help="Folder with one structure per CSV row.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option("--id-column", help="Column of the CSV with the ids.")
-    ] = None,
+    structures: Structures = None,
+    id_column: IdColumn = None,
     rows: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +96,7 @@ def calibration(
     if out is not None and out.suffix.lower() == ".html":
         write_page(out, outcome, scores, model=Path(model).name, table=where, kind=name)
     elif out is not None:
-        write_atomically(out, (dumps(_plain(report), indent=2) + "\n").encode())
+        write_atomically(out, (dumps(plain(report), indent=2) + "\n").encode())
     if json:
         print_json(report)
         return
@@ -151,12 +147,3 @@ def _rows(table: "Table", wanted: str | None) -> "tuple[Table, str]":
         raise InputError(f"No row has '{wanted}' in a column \"split\". {known} Or use --rows all.")
     mask = torch.tensor([note == wanted for note in notes or ()])
     return table.select(mask), f" ({wanted} rows)"
-
-
-def _plain(value: object) -> object:
-    """Return the value with null for numbers that JSON does not have."""
-    from math import isfinite
-
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value

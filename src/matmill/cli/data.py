@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Json, Out, Quiet, Seed
+from matmill.cli.options import IdColumn, Json, Out, Quiet, Seed, Structures
 from matmill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,14 +23,8 @@ Table = Annotated[
     Path,
     typer.Argument(help="CSV of labels, folder, Parquet, ASE database, CIF or any structure file."),
 ]
-Structures = Annotated[
-    Path | None, typer.Option("--structures", help="Folder with one structure file per CSV row.")
-]
 Target = Annotated[
     str | None, typer.Option("--target", help="Column to predict; a short name will do.")
-]
-IdColumn = Annotated[
-    str | None, typer.Option("--id-column", help="Column of the CSV with the ids.")
 ]
 By = Annotated[
     str, typer.Option("--by", help="What near-copies are alike in: composition or structure.")

@@ -24,6 +24,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda; auto takes a GPU when there is one.")
 ]
+Structures = Annotated[
+    Path | None, typer.Option("--structures", help="Folder with one structure file per CSV row.")
+]
+IdColumn = Annotated[
+    str | None, typer.Option("--id-column", help="Column of the CSV with the ids.")
+]
 Elements = Annotated[
     str | None,
     typer.Option("--elements", help="Allowed elements, e.g. Ga,N,O; a crystal may use a subset."),

@@ -10,7 +10,7 @@ import typer
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
     """Print ``value`` as JSON; NaN and infinities become null, paths and others their text."""
-    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=str))
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str))
 
 
 def print_table(
@@ -49,11 +49,12 @@ def cell_text(cell: object) -> str:
     return str(cell)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - walks any JSON-like value
+def plain(value: Any) -> Any:  # noqa: ANN401 - walks any JSON-like value
+    """Return the value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Device, Json, Quiet, Seed, pick_device
+from matmill.cli.options import Device, Json, Quiet, Seed, Structures, pick_device
 from matmill.cli.output import print_json, print_table
 
 
@@ -34,9 +34,7 @@ def pretrain(
             "repeat for multi-task.",
         ),
     ] = None,
-    structures: Annotated[
-        Path | None, typer.Option("--structures", help="Folder with one structure per CSV row.")
-    ] = None,
+    structures: Structures = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 15,
     batch: Annotated[
         int, typer.Option("--batch", min=2, help="Crystals in a batch; two views of each.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Device, Json, Out, Quiet, Seed, pick_device
+from matmill.cli.options import Device, IdColumn, Json, Out, Quiet, Seed, Structures, pick_device
 from matmill.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,12 +43,8 @@ def train_predictor(
             help="auto, tabular, boosted, cgcnn, cgcnn-reference, transformer, roost, composition.",
         ),
     ] = "auto",
-    structures: Annotated[
-        Path | None, typer.Option("--structures", help="Folder with one structure per CSV row.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option("--id-column", help="Column of the CSV with the ids.")
-    ] = None,
+    structures: Structures = None,
+    id_column: IdColumn = None,
     auxiliary: Annotated[
         list[str] | None,
         typer.Option("--auxiliary", help="Column to learn along, not to predict; networks only."),
@@ -66,7 +62,7 @@ def train_predictor(
         str | None,
         typer.Option(
             "--from",
-            help='Start from a pretrained encoder or predictor: a file, or "shipped".',
+            help='Encoder or predictor to start from: a file, "shipped-encoder" or "shipped".',
         ),
     ] = None,
     tracker: Annotated[
