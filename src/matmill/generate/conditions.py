@@ -62,6 +62,8 @@ class Conditions:
         is_exact: True where all listed elements must occur, ``(b,)``.
         space_group: 1..230, 0 where not given, ``(b,)``.
         crystal_system: 1..7, 0 where not given, ``(b,)``.
+        added: Ranges (low, high) of the properties of adapters in their units, equal for a value,
+            NaN where not given, ``(b, n_added, 2)``; no property by default.
     """
 
     scalars: Float[Tensor, "b s"]
@@ -69,11 +71,17 @@ class Conditions:
     is_exact: Bool[Tensor, " b"]
     space_group: Int[Tensor, " b"]
     crystal_system: Int[Tensor, " b"]
+    added: Float[Tensor, "b k 2"] = None  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self) -> None:
+        if self.added is None:
+            object.__setattr__(self, "added", self.scalars.new_zeros(len(self.scalars), 0, 2))
 
     @classmethod
-    def none(cls, b: int) -> "Conditions":
+    def none(cls, b: int, *, n_added: int = 0) -> "Conditions":
         """Return conditions that ask for nothing."""
         return cls(
+            added=torch.full((b, n_added, 2), torch.nan),
             scalars=torch.full((b, len(SCALARS)), torch.nan),
             elements=torch.zeros(b, N_ELEMENTS + 1),
             is_exact=torch.zeros(b, dtype=torch.bool),

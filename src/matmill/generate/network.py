@@ -6,6 +6,7 @@ changes nothing and a rotation of the lattice is never seen.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,23 @@ SIZES = {
     "M": NetworkSize(width=256, n_blocks=8, n_heads=8),
     "L": NetworkSize(width=384, n_blocks=12, n_heads=12),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What adapters add inside the network, from a condition vector; zero where nothing is asked.
+
+    Attributes:
+        vector: To the condition vector, ``(b, width)``.
+        modulation: To the shared modulation of each block, ``(b, n_blocks, 6, width)``.
+    """
+
+    vector: Float[Tensor, "b d"]
+    modulation: Float[Tensor, "b k 6 d"]
+
+
+# From the condition vector ``(b, width)`` and the conditions; None changes nothing.
+Adapt = Callable[[Tensor, Conditions], Changes | None]
 
 
 class PairFeatures(nn.Module):
@@ -183,7 +201,9 @@ class Denoiser(nn.Module):
         lattice = self.scale.decode(y.detach().clamp(-8, 8), n_atoms)
         return (lattice @ lattice.transpose(1, 2)).to(y.dtype)
 
-    def forward(self, state: NoisyState, conditions: Conditions) -> Velocity:
+    def forward(
+        self, state: NoisyState, conditions: Conditions, adapt: Adapt | None = None
+    ) -> Velocity:
         """Return velocities and element logits in float32."""
         z, f, y = state.crystals.z, state.crystals.f, state.crystals.y
         b, n = z.shape
@@ -212,9 +232,13 @@ class Denoiser(nn.Module):
         )
         c = self.global_clock(time_features(global_clocks).flatten(1))
         c = c + self.encoder(conditions) + self.count.weight[n]
+        changes = adapt(c, conditions) if adapt is not None else None
+        if changes is not None:
+            c = c + changes.vector
         shared = self.modulate(c).view(b, 6, -1)
         for i, block in enumerate(self.blocks):
-            x = block(x, pairs, bias[:, i], shared)
+            own = shared if changes is None else shared + changes.modulation[:, i]
+            x = block(x, pairs, bias[:, i], own)
         scale, shift = self.last_modulation(F.silu(c))[:, None].chunk(2, dim=-1)
         x = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
         return Velocity(
