@@ -232,6 +232,8 @@ class Denoiser(nn.Module):
         )
         c = self.global_clock(time_features(global_clocks).flatten(1))
         c = c + self.encoder(conditions) + self.count.weight[n]
+        if state.keeps_symmetry:
+            c = c + self.count.weight[0]  # no crystal has 0 atoms: the row tells the mode
         changes = adapt(c, conditions) if adapt is not None else None
         if changes is not None:
             c = c + changes.vector

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from matmill.crystals.periodic import shortest_step, wrap
+from matmill.generate.orbits import Orbits
 from matmill.generate.schedules import draw_clocks
-from matmill.generate.state import MASK, DenseCrystals, NoisyState
+from matmill.generate.state import MASK, DenseCrystals, LatticeScale, NoisyState
 
 # Unit-variance scaling: a uniform step in [-1/2, 1/2) has variance 1/12 per component.
 _COORD_SCALE = 12.0
@@ -67,6 +68,37 @@ def add_noise(clean: DenseCrystals, rng: torch.Generator) -> tuple[NoisyState, T
         type_clock=type_clock,
         site_clock=site_clock,
         lattice_clock=lattice_clock,
+    )
+    targets = Targets(
+        site_velocity=centred(velocity, state), lattice_velocity=clean.y - y0, z=clean.z
+    )
+    return state, targets
+
+
+def add_symmetric_noise(
+    clean: DenseCrystals, orbits: Orbits, scale: LatticeScale, rng: torch.Generator
+) -> tuple[NoisyState, Targets]:
+    """Draw symmetric noise for crystals in standard primitive cells; their elements are known.
+
+    Sites start uniformly on their Wyckoff positions and move along straight lines in the free
+    directions; the noisy cell is averaged over the group.
+
+    Source:
+        DiffCSP++ (2024), diffusion under space-group constraints; the flow form is ours.
+    """
+    b, n = clean.z.shape
+    time = torch.rand(b, generator=rng)
+    velocity = orbits.displacement(rng).float()
+    y0 = torch.randn(b, 6, generator=rng)
+    y = orbits.project_lattice((1 - time[:, None]) * y0 + time[:, None] * clean.y, scale)
+    state = NoisyState(
+        crystals=DenseCrystals(
+            z=clean.z, f=wrap(clean.f - (1 - time[:, None, None]) * velocity), y=y
+        ),
+        type_clock=torch.ones(b, n),
+        site_clock=time[:, None].repeat(1, n),
+        lattice_clock=time,
+        keeps_symmetry=True,
     )
     targets = Targets(
         site_velocity=centred(velocity, state), lattice_velocity=clean.y - y0, z=clean.z

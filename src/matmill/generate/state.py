@@ -90,12 +90,15 @@ class NoisyState:
         type_clock: Clock of each atom's element, ``(n_crystals, n)``; 1 means known.
         site_clock: Clock of each atom's position, ``(n_crystals, n)``; 1 means fixed.
         lattice_clock: Clock of each lattice, ``(n_crystals,)``; 1 means fixed.
+        keeps_symmetry: The states are symmetric standard primitive cells (see `orbits`), not
+            general Niggli cells.
     """
 
     crystals: DenseCrystals
     type_clock: Float[Tensor, "b n"]
     site_clock: Float[Tensor, "b n"]
     lattice_clock: Float[Tensor, " b"]
+    keeps_symmetry: bool = False
 
     @property
     def free_types(self) -> Bool[Tensor, "b n"]:
