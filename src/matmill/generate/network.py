@@ -58,6 +58,11 @@ class Changes:
     vector: Float[Tensor, "b d"]
     modulation: Float[Tensor, "b k 6 d"]
 
+    def __add__(self, other: "Changes") -> "Changes":
+        return Changes(
+            vector=self.vector + other.vector, modulation=self.modulation + other.modulation
+        )
+
 
 # From the condition vector ``(b, width)`` and the conditions; None changes nothing.
 Adapt = Callable[[Tensor, Conditions], Changes | None]
