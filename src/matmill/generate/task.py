@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from matmill.crystals.periodic import wrap
 from matmill.generate.dataset import TrainingBatch
 from matmill.generate.network import Denoiser
-from matmill.generate.process import add_noise, losses
+from matmill.generate.process import add_noise, add_symmetric_noise, losses
 from matmill.generate.state import DenseCrystals
+from matmill.generate.symmetric import SymmetricBatch
 
 # A batch counts by its number of crystals, relative to this many, so that every crystal of a
 # small-cell batch weighs as much as one of a large-cell batch.
@@ -25,11 +26,16 @@ class FlowTask(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def loss(self, batch: TrainingBatch, rng: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: TrainingBatch | SymmetricBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of one random view of these crystals, with its parts."""
         clean = mirrored(batch.crystals, rng)
-        state, targets = add_noise(clean, rng)
-        velocity = self.denoiser(state, batch.conditions.dropped(rng))
+        if isinstance(batch, SymmetricBatch):
+            state, targets = add_symmetric_noise(clean, batch.orbits, batch.scale, rng)
+            shown = batch.shown(rng)
+        else:
+            state, targets = add_noise(clean, rng)
+            shown = batch.conditions.dropped(rng)
+        velocity = self.denoiser(state, shown)
         parts = losses(velocity, targets, state)
         return {**parts, "loss": parts["loss"] * len(clean) / _REFERENCE_BATCH}
 
