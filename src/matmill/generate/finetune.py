@@ -1,0 +1,384 @@
+"""Train an adapter for a property of the user's own table, on a frozen generator."""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from matmill.config import Settings
+from matmill.crystals.facts import density
+from matmill.data.groups import space_groups
+from matmill.data.parts import check_target
+from matmill.data.splits import split
+from matmill.data.table import LabelledCrystals
+from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.generate.adapters import Adapter, AdapterStack, AddedProperty
+from matmill.generate.conditions import SCALARS, Conditions
+from matmill.generate.dataset import TrainingBatch, usable
+from matmill.generate.effect import Effect, HeldOut
+from matmill.generate.flow import FlowGenerator
+from matmill.generate.network import Denoiser
+from matmill.generate.process import Velocity
+from matmill.generate.state import DenseCrystals, LatticeScale, NoisyState, to_dense
+from matmill.generate.task import FlowTask
+from matmill.progress import OnEvent, ignore
+from matmill.quantities import find
+from matmill.randomness import child_seed
+from matmill.training.checkpoint import write_atomically
+from matmill.training.fit import FitResult, FitSettings, fit
+
+MIN_LABELS = 30
+_VIEWS_PER_EPOCH = 2048
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Ends of column names that tell the unit.
+_UNITS = {
+    "_mev_atom": "meV/atom",
+    "_ev_atom": "eV/atom",
+    "_mev": "meV",
+    "_ev": "eV",
+    "_gpa": "GPa",
+    "_g_cm3": "g/cm3",
+    "_c_m2": "C/m2",
+    "_cm1": "1/cm",
+    "_k": "K",
+}
+
+
+class FinetuneSettings(Settings):
+    """How to train an adapter.
+
+    Attributes:
+        rank: Of the addition to each block's modulation.
+        held_out: Share of the labels, by formula, that decides when to stop.
+        n_tokens: Atoms plus lattice tokens in a batch.
+        point_share: Share of the views that show the value; the others show a range around it.
+        fit: Limits, optimiser, precision.
+    """
+
+    rank: Annotated[int, Field(gt=0)] = 16
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    n_tokens: Annotated[int, Field(gt=1)] = 800
+    point_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    fit: FitSettings = FitSettings(
+        max_seconds=180.0,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warmup_steps=50,
+        decay_tail=0.3,
+        ema_decay=0.99,
+        validate_every_steps=50,
+        patience=12,
+        checkpoint_every_seconds=30.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuned:
+    """What came of it.
+
+    Attributes:
+        path: The adapter's file.
+        learnt: The property.
+        fit: Of the training.
+        effect: What the condition changes on held-out rows.
+        n_given: Rows of the table with a label.
+        n_used: Rows that the base can be trained on, held-out ones included.
+    """
+
+    path: Path
+    learnt: AddedProperty
+    fit: FitResult
+    effect: Effect
+    n_given: int
+    n_used: int
+
+
+def finetune(
+    generator: FlowGenerator,
+    table: LabelledCrystals,
+    name: str,
+    *,
+    column: str | None = None,
+    unit: str | None = None,
+    settings: FinetuneSettings | None = None,
+    folder: Path,
+    seed: int = 0,
+    facts: dict[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    resume: bool = True,
+) -> Finetuned:
+    """Train an adapter, resuming what an earlier call left in ``folder``, and write it there.
+
+    Args:
+        generator: The base; it stays as it is.
+        table: Crystals with the property among their columns, NaN where unknown.
+        name: What the property will be called in requests.
+        column: Its column; found by ``name`` when None.
+        unit: Of the column; guessed from the column's name when None.
+        settings: How to train.
+        folder: Where the file ``NAME.safetensors``, its card, checkpoints and the log go.
+        seed: Everything random follows from it.
+        facts: Provenance for the card: attribution, command.
+        on_event: Receives progress.
+        resume: False starts anew.
+
+    Raises:
+        InputError: If the name cannot be used, or the folder holds another training.
+        UnknownNameError: If there is no such column.
+        DataError: If there are too few usable labels, or all are alike.
+    """
+    settings = settings or FinetuneSettings()
+    name, known_unit = request_name(name)
+    column = table.column_name(column or name)
+    check_target(table, column)
+    labelled = table.select(torch.isfinite(table.column(column)))
+    kept = _usable(labelled, generator)
+    if len(kept) < MIN_LABELS:
+        raise DataError(
+            f"Only {len(kept)} of {len(labelled)} labelled rows of {table.source or 'the table'} "
+            f"can be learnt from (elements the base knows, at most {generator.card['max_atoms']} "
+            f"atoms in the primitive cell); at least {MIN_LABELS} are needed."
+        )
+    unit = unit if unit is not None else known_unit or _unit_of(column)
+    learnt = AddedProperty.fit(name, kept.column(column), unit=unit)
+    _claim(folder, generator, kept, learnt, column, settings, seed=seed, resume=resume)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(seed, "adapter"))
+        adapter = Adapter(learnt, generator.denoiser.size, rank=settings.rank)
+    task = FlowTask(Adapted(generator.denoiser, AdapterStack([adapter])))  # pyright: ignore[reportArgumentType]
+    parts = split(
+        kept,
+        "formula",
+        seed=child_seed(seed, "held out"),
+        fractions=(1 - settings.held_out, settings.held_out, 0.0),
+    )
+    scale = generator.denoiser.scale
+    crystals = LabelledSet(kept.select(parts.train), column, learnt, scale, settings=settings)
+    held_out = HeldOut(_groups(kept.select(parts.val), column, scale), seed=seed)
+    result = fit(
+        task,
+        crystals,
+        settings=settings.fit,
+        folder=folder,
+        seed=seed,
+        validate=lambda module: held_out.score(module.denoiser),  # pyright: ignore[reportArgumentType]
+        on_event=on_event,
+        resume=resume,
+    )
+    effect = held_out.effect(task.denoiser)
+    card = {
+        "base": {"name": generator.card.get("name", "flow"), "size": generator.card.get("size")},
+        "data": {
+            "source": table.source,
+            "hash": kept.hash,
+            "column": column,
+            "labels_given": len(labelled),
+            "labels_used": len(kept),
+            "held_out": len(parts.val),
+        },
+        "training": {
+            "seed": seed,
+            "steps": result.step,
+            "seconds": round(result.seconds, 1),
+            "ended_by": result.reason,
+            "settings": settings.model_dump(mode="json"),
+        },
+        "check": effect.card,
+        **(facts or {}),
+    }
+    path = adapter.save(folder / name, base_hash=generator.hash, facts=card)
+    return Finetuned(
+        path=path,
+        learnt=learnt,
+        fit=result,
+        effect=effect,
+        n_given=len(labelled),
+        n_used=len(kept),
+    )
+
+
+def request_name(name: str) -> tuple[str, str | None]:
+    """Return how requests will call a property, and its unit where it is a known quantity.
+
+    Raises:
+        InputError: If the name cannot be typed in a target, or the base knows the property.
+    """
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    try:
+        quantity = find(plain)
+    except UnknownNameError:
+        if _NAME.fullmatch(plain):
+            return plain, None
+        raise InputError(
+            f"'{name}' cannot name a property: use letters, digits and _, e.g. exfoliation_energy."
+        ) from None
+    if quantity.column in SCALARS:
+        raise InputError(
+            f"Generators know {quantity.name} without an adapter. Ask for it as it is, or give "
+            f"yours another name, e.g. --property my_{quantity.name} --column {quantity.column}."
+        )
+    return quantity.column, quantity.unit
+
+
+class Adapted(nn.Module):
+    """A frozen denoiser with adapters, of which only the adapters are this module's parameters.
+
+    Args:
+        denoiser: The base; a copy of it is used.
+        stack: The adapters.
+    """
+
+    def __init__(self, denoiser: Denoiser, stack: AdapterStack) -> None:
+        super().__init__()
+        self.stack = stack
+        # In a tuple the base is no submodule: it is neither trained, averaged nor saved.
+        self._base = (copy.deepcopy(denoiser).requires_grad_(False).eval(),)
+
+    def forward(self, state: NoisyState, conditions: Conditions) -> Velocity:
+        """Return velocities and element logits in float32."""
+        (base,) = self._base
+        if base.scale_mean.device != state.crystals.y.device:
+            base.to(state.crystals.y.device)
+        return base(state, conditions, self.stack)
+
+
+class LabelledSet:
+    """Labelled crystals by size, each shown many times with a value or a range around it.
+
+    The property is shown in every view: where it is hidden the additions are zero and have no
+    gradient, so that such a view would teach nothing.
+
+    Args:
+        table: Crystals as the base can be trained on, all with labels.
+        column: Of the labels.
+        learnt: Their statistics.
+        scale: Of the base's lattice numbers.
+        settings: Size of batches, share of values.
+    """
+
+    def __init__(
+        self,
+        table: LabelledCrystals,
+        column: str,
+        learnt: AddedProperty,
+        scale: LatticeScale,
+        *,
+        settings: FinetuneSettings,
+    ) -> None:
+        self.groups = _groups(table, column, scale)
+        self.learnt, self.settings = learnt, settings
+        # With few labels a batch of one size would be nearly empty: fill it with other noise.
+        self.repeats = max(1, math.ceil(_VIEWS_PER_EPOCH / len(table)))
+
+    def epoch(self, number: int, rng: torch.Generator) -> Iterator[TrainingBatch]:
+        """Yield every crystal equally often, in batches of one size, in random order."""
+        del number  # the order comes from the generator alone
+        plan = []
+        for n, group in self.groups.items():
+            size = max(1, self.settings.n_tokens // (n + 1))
+            order = torch.randperm(len(group.crystals) * self.repeats, generator=rng)
+            plan += [(n, part % len(group.crystals)) for part in order.split(size)]
+        for i in torch.randperm(len(plan), generator=rng).tolist():
+            n, part = plan[i]
+            c, conditions = self.groups[n].crystals, self.groups[n].conditions.select(part)
+            spans = widened(conditions.added[:, 0, 0], self.learnt, self.settings.point_share, rng)
+            yield TrainingBatch(
+                crystals=DenseCrystals(z=c.z[part], f=c.f[part], y=c.y[part]),
+                conditions=replace(conditions, added=spans[:, None]),
+            )
+
+
+def widened(
+    values: Float[Tensor, " b"], learnt: AddedProperty, point_share: float, rng: torch.Generator
+) -> Float[Tensor, "b 2"]:
+    """Return ranges that hold the values anywhere in them; some are the values themselves."""
+    u = torch.rand(3, len(values), generator=rng)
+    half = 0.05 + 1.45 * u[1]
+    middle = learnt.standard(values) + half * (2 * u[2] - 1)
+    low, high = learnt.value(middle - half), learnt.value(middle + half)
+    is_point = u[0] < point_share
+    return torch.stack(
+        [torch.where(is_point, values, low), torch.where(is_point, values, high)], 1
+    ).float()
+
+
+def _usable(table: LabelledCrystals, generator: FlowGenerator) -> LabelledCrystals:
+    """Return the rows that the base can place, in Niggli cells, with what it is told of them."""
+    batch = table.crystals
+    groups = space_groups(batch)
+    batch = batch.with_properties(spacegroup=groups.double())
+    if "density_g_cm3" not in batch.properties:
+        batch = batch.with_properties(density_g_cm3=density(batch))
+    unknown = ~torch.isin(batch.atomic_numbers, torch.tensor(generator.card["elements"]))
+    n_unknown = torch.zeros(len(batch), dtype=torch.int64).index_add_(
+        0, batch.crystal_index, unknown.long()
+    )
+    batch = batch.select(n_unknown == 0)
+    if len(batch):
+        try:
+            batch = usable(batch, max_atoms=generator.card["max_atoms"])
+        except DataError:
+            batch = batch.select(torch.zeros(0, dtype=torch.int64))
+    return LabelledCrystals(crystals=batch, source=table.source)
+
+
+def _groups(table: LabelledCrystals, column: str, scale: LatticeScale) -> dict[int, TrainingBatch]:
+    batch = table.crystals
+    labels = batch.properties[column].float()
+    known = Conditions.of(batch, batch.properties["spacegroup"].long())
+    known = replace(known, added=labels[:, None, None].expand(-1, 1, 2).contiguous())
+    return {
+        n: TrainingBatch(crystals=crystals, conditions=known.select(index))
+        for n, (index, crystals) in to_dense(batch, scale).items()
+    }
+
+
+def _unit_of(column: str) -> str:
+    return next((unit for end, unit in _UNITS.items() if column.endswith(end)), "")
+
+
+def _claim(
+    folder: Path,
+    generator: FlowGenerator,
+    table: LabelledCrystals,
+    learnt: AddedProperty,
+    column: str,
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Note what is trained in this folder; refuse to go on with something else.
+
+    Raises:
+        InputError: If the folder holds the training of another adapter.
+    """
+    what = {
+        "property": learnt.name,
+        "column": column,
+        "base_sha256": generator.hash,
+        "data_hash": table.hash,
+        "rank": settings.rank,
+        "held_out": settings.held_out,
+        "seed": seed,
+    }
+    note = folder / "adapter_run.json"
+    if resume and note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        other = [key for key, value in what.items() if before.get(key) != value]
+        if other:
+            raise InputError(
+                f"{folder} holds the training of another adapter ({', '.join(other)} differ). "
+                "Use another folder (--out), or repeat the command that began it."
+            )
+    write_atomically(note, (json.dumps(what, indent=2) + "\n").encode())
