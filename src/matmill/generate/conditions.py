@@ -129,13 +129,13 @@ class Conditions:
         and the chemical system stays with probability 1/2 and 2/5.
         """
         b, s = self.scalars.shape
-        u = torch.rand(b, 4, generator=rng)
+        u = torch.rand(b, 4, generator=rng, device=rng.device)
         talks = u[:, 0] >= 0.3
-        keep = (torch.rand(b, s, generator=rng) < 0.5) & talks[:, None]
+        keep = (torch.rand(b, s, generator=rng, device=rng.device) < 0.5) & talks[:, None]
         keep_elements = (u[:, 1] < 0.4) & talks
         # Half of the systems are shown with strangers added: "a subset of these".
         is_exact = u[:, 2] < 0.5
-        strangers = torch.rand(b, N_ELEMENTS + 1, generator=rng) < 0.04
+        strangers = torch.rand(b, N_ELEMENTS + 1, generator=rng, device=rng.device) < 0.04
         strangers[:, 0] = False
         shown = torch.where(
             is_exact[:, None], self.elements, (self.elements + strangers).clamp_max(1)

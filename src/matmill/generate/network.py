@@ -170,6 +170,7 @@ class Denoiser(nn.Module):
         super().__init__()
         d = size.width
         self.size = size
+        self.is_centred = True  # False keeps the common drift of the sites, for comparisons
         self.register_buffer("scale_mean", scale.mean.clone())
         self.register_buffer("scale_std", scale.std.clone())
         self.encoder = encoder
@@ -248,8 +249,9 @@ class Denoiser(nn.Module):
             x = block(x, pairs, bias[:, i], own)
         scale, shift = self.last_modulation(F.silu(c))[:, None].chunk(2, dim=-1)
         x = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
+        sites = self.sites_out(x[:, :n]).to(y.dtype)
         return Velocity(
-            sites=centred(self.sites_out(x[:, :n]).to(y.dtype), state),
+            sites=centred(sites, state) if self.is_centred else sites,
             lattice=self.lattice_out(x[:, n]).to(y.dtype),
             logits=self.types_out(x[:, :n]).to(y.dtype),
         )

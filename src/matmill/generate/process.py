@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from matmill.crystals.periodic import shortest_step, wrap
+from matmill.generate.coupling import Coupling, interchangeable, paired_noise
 from matmill.generate.orbits import Orbits
-from matmill.generate.schedules import draw_clocks
+from matmill.generate.schedules import TASK_SHARES, draw_clocks
 from matmill.generate.state import MASK, DenseCrystals, LatticeScale, NoisyState
 
 # Unit-variance scaling: a uniform step in [-1/2, 1/2) has variance 1/12 per component.
@@ -47,21 +48,40 @@ class Velocity:
     logits: Float[Tensor, "b n 100"]
 
 
-def add_noise(clean: DenseCrystals, rng: torch.Generator) -> tuple[NoisyState, Targets]:
-    """Draw clocks and noise for training crystals.
+def add_noise(
+    clean: DenseCrystals,
+    rng: torch.Generator,
+    *,
+    shares: tuple[float, ...] = TASK_SHARES,
+    power: float = 1.0,
+    coupling: Coupling = "none",
+    mean_free: bool = True,
+) -> tuple[NoisyState, Targets]:
+    """Draw clocks and noise for training crystals, on the device of ``rng``.
+
+    Args:
+        clean: The crystals, on the same device.
+        rng: Source of randomness.
+        shares: See `draw_clocks`.
+        power: See `draw_clocks`.
+        coupling: ``permutation`` pairs interchangeable atoms with nearby noise.
+        mean_free: Take the common drift out of the targets of the sites.
 
     Source:
         FlowMM (2024) for the torus; discrete flow matching with a mask (Campbell et al. 2024).
     """
     b, n = clean.z.shape
-    type_clock, site_clock, lattice_clock = draw_clocks(b, n, rng)
-    start = torch.rand(b, n, 3, generator=rng)
+    type_clock, site_clock, lattice_clock = draw_clocks(b, n, rng, shares=shares, power=power)
+    start = torch.rand(b, n, 3, generator=rng, device=rng.device)
+    if coupling == "permutation":
+        kind = interchangeable(clean.z, type_clock, site_clock)
+        start = paired_noise(start, clean.f, kind)
     velocity = shortest_step(start, clean.f)
     f = wrap(start + site_clock[:, :, None] * velocity)
     f = torch.where(site_clock[:, :, None] < 1.0, f, clean.f)
-    y0 = torch.randn(b, 6, generator=rng)
+    y0 = torch.randn(b, 6, generator=rng, device=rng.device)
     y = (1 - lattice_clock[:, None]) * y0 + lattice_clock[:, None] * clean.y
-    shown = torch.rand(b, n, generator=rng) < type_clock
+    shown = torch.rand(b, n, generator=rng, device=rng.device) < type_clock
     z = torch.where(shown, clean.z, MASK)
     state = NoisyState(
         crystals=DenseCrystals(z=z, f=f, y=y),
@@ -70,7 +90,9 @@ def add_noise(clean: DenseCrystals, rng: torch.Generator) -> tuple[NoisyState, T
         lattice_clock=lattice_clock,
     )
     targets = Targets(
-        site_velocity=centred(velocity, state), lattice_velocity=clean.y - y0, z=clean.z
+        site_velocity=centred(velocity, state) if mean_free else velocity,
+        lattice_velocity=clean.y - y0,
+        z=clean.z,
     )
     return state, targets
 
@@ -87,9 +109,9 @@ def add_symmetric_noise(
         DiffCSP++ (2024), diffusion under space-group constraints; the flow form is ours.
     """
     b, n = clean.z.shape
-    time = torch.rand(b, generator=rng)
+    time = torch.rand(b, generator=rng, device=rng.device)
     velocity = orbits.displacement(rng).float()
-    y0 = torch.randn(b, 6, generator=rng)
+    y0 = torch.randn(b, 6, generator=rng, device=rng.device)
     y = orbits.project_lattice((1 - time[:, None]) * y0 + time[:, None] * clean.y, scale)
     state = NoisyState(
         crystals=DenseCrystals(
@@ -112,7 +134,12 @@ def centred(velocity: Float[Tensor, "b n 3"], state: NoisyState) -> Float[Tensor
     return velocity - torch.where(state.is_anchored[:, None, None], 0.0, mean)
 
 
-def losses(velocity: Velocity, targets: Targets, state: NoisyState) -> dict[str, Tensor]:
+def losses(
+    velocity: Velocity,
+    targets: Targets,
+    state: NoisyState,
+    weights: dict[str, float] = LOSS_WEIGHTS,
+) -> dict[str, Tensor]:
     """Return the mean loss and its parts; parts with clock 1 are left out of their mean."""
     free = state.free_sites.float()
     squared = (velocity.sites - targets.site_velocity).square().mean(-1)
@@ -135,5 +162,5 @@ def losses(velocity: Velocity, targets: Targets, state: NoisyState) -> dict[str,
     types = types + _KNOWN_TYPE_WEIGHT * cross.mean()
 
     parts = {"coords": coords, "lattice": lattice, "types": types}
-    total = sum((LOSS_WEIGHTS[name] * part for name, part in parts.items()), coords.new_zeros(()))
+    total = sum((weights[name] * part for name, part in parts.items()), coords.new_zeros(()))
     return {"loss": total, **parts}
