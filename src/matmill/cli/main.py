@@ -27,6 +27,7 @@ COMMAND_FILES = (
     "train",
     "train_generator",
     "pretrain",
+    "finetune",
     "benchmark",
     "campaign",
     "data",

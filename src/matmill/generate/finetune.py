@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from matmill.config import Settings
 from matmill.crystals.facts import density
 from matmill.data.groups import space_groups
-from matmill.data.parts import check_target
 from matmill.data.splits import split
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
@@ -139,14 +138,19 @@ def finetune(
     settings = settings or FinetuneSettings()
     name, known_unit = request_name(name)
     column = table.column_name(column or name)
-    check_target(table, column)
+    where = table.source or "the table"
     labelled = table.select(torch.isfinite(table.column(column)))
+    if len(labelled) < MIN_LABELS:
+        raise DataError(
+            f"Only {len(labelled)} of {len(table)} rows of {where} have a value of '{column}'; at "
+            f"least {MIN_LABELS} are needed, and 200 are better."
+        )
     kept = _usable(labelled, generator)
     if len(kept) < MIN_LABELS:
         raise DataError(
-            f"Only {len(kept)} of {len(labelled)} labelled rows of {table.source or 'the table'} "
-            f"can be learnt from (elements the base knows, at most {generator.card['max_atoms']} "
-            f"atoms in the primitive cell); at least {MIN_LABELS} are needed."
+            f"Only {len(kept)} of {len(labelled)} labelled rows of {where} can be learnt from "
+            f"(elements that the base knows, at most {generator.card['max_atoms']} atoms in the "
+            f"primitive cell); at least {MIN_LABELS} are needed."
         )
     unit = unit if unit is not None else known_unit or _unit_of(column)
     learnt = AddedProperty.fit(name, kept.column(column), unit=unit)
