@@ -1,20 +1,18 @@
 """`LabelledCompositions`: formulas with labels, for materials whose structure nobody knows."""
 
-import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch, read_formulas
-from matmill.crystals.records import Complaint, atomic
+from matmill.crystals.records import atomic
 from matmill.data.labels import (
     ID_NAMES,
     check_unique,
@@ -23,7 +21,8 @@ from matmill.data.labels import (
     read_cells,
     shown,
 )
-from matmill.data.table import LabelledCrystals, require_target
+from matmill.data.rows import LabelledRows, Notes, require_target
+from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 
 FORMULA_COLUMNS = (
@@ -39,86 +38,29 @@ FORMULA_COLUMNS = (
 )
 """Usual names of a column of formulas, in the order in which they are looked for."""
 
-_Cells: TypeAlias = dict[str, tuple[str | None, ...]]
 _Numbers: TypeAlias = dict[str, Float[Tensor, " n_rows"]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledCompositions:
+class LabelledCompositions(LabelledRows[CompositionBatch]):
     """Compositions whose properties are labels, with text columns beside them.
 
-    It has the surface of `LabelledCrystals`, so what needs no structure takes either.
+    What needs no structure takes these rows as well as `LabelledCrystals`.
 
     Attributes:
         compositions: What the materials are made of; numeric labels are its ``properties``, NaN
             where unknown.
-        notes: Text columns such as ``split``, ``n_compositions`` cells each.
-        source: What it was opened from.
-        target: Column that was asked for as target; None when nobody asked.
-        complaints: What could not be used, row by row.
     """
 
     compositions: CompositionBatch
-    notes: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
-    source: str = ""
-    target: str | None = None
-    complaints: tuple[Complaint, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, cells in self.notes.items():
-            if len(cells) != len(self.compositions):
-                raise InputError(
-                    f"Text column '{name}' has {len(cells)} cells for {len(self.compositions)} "
-                    "compositions."
-                )
-
-    def __len__(self) -> int:
-        return len(self.compositions)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """One id per row; row numbers when the source had none."""
-        return self.compositions.ids or tuple(str(row) for row in range(len(self)))
+    def batch(self) -> CompositionBatch:
+        """What the materials are made of."""
+        return self.compositions
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of all numeric columns."""
-        return list(self.compositions.properties)
-
-    def column_name(self, name: str) -> str:
-        """Return the column that ``name`` stands for; see `LabelledCrystals.column_name`.
-
-        Raises:
-            UnknownNameError: If no column, or more than one, fits; lists all columns.
-        """
-        column = match_column(name, self.columns)
-        if column is None:
-            raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
-        return column
-
-    def column(self, name: str) -> Float[Tensor, " n_compositions"]:
-        """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
-        return self.compositions.properties[self.column_name(name)]
-
-    def select(
-        self, index: Int[Tensor, " n_wanted"] | Bool[Tensor, " n_compositions"] | Sequence[int]
-    ) -> "LabelledCompositions":
-        """Return these rows, in this order. A bool mask works too."""
-        index = torch.as_tensor(index)
-        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()
-        rows = index.tolist()
-        notes = {name: tuple(cells[row] for row in rows) for name, cells in self.notes.items()}
-        return replace(self, compositions=self.compositions.select(index), notes=notes)
-
-    @cached_property
-    def hash(self) -> str:
-        """Content hash of compositions, ids, labels and notes, 32 hex digits; order counts."""
-        return _content_hash(self.compositions, self.notes)
-
-    @cached_property
-    def structure_hash(self) -> str:
-        """Content hash of compositions and ids only: labels may be added without changing it."""
-        return _content_hash(replace(self.compositions, properties={}), {})
+    def _with(self, batch: CompositionBatch, notes: Notes) -> Self:
+        return replace(self, compositions=batch, notes=notes)
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet; `open_compositions` reads it back.
@@ -148,7 +90,7 @@ Table: TypeAlias = LabelledCrystals | LabelledCompositions
 
 def items(table: Table) -> CrystalBatch | CompositionBatch:
     """Return what a table is about: its crystals or its compositions."""
-    return table.crystals if isinstance(table, LabelledCrystals) else table.compositions
+    return table.batch
 
 
 def written_formulas(batch: CompositionBatch) -> list[str]:
@@ -218,9 +160,9 @@ def open_compositions(
     return require_target(table, target, "error" if kind == ".csv" else "drop")
 
 
-def _cells_of_csv(path: Path) -> tuple[_Numbers, _Cells]:
+def _cells_of_csv(path: Path) -> tuple[_Numbers, Notes]:
     numbers: _Numbers = {}
-    texts: _Cells = {}
+    texts: Notes = {}
     for name, cells in read_cells(path).items():
         values = [parse_number(cell) for cell in cells]
         if name.lower() in ID_NAMES or name.lower() in FORMULA_COLUMNS or None in values:
@@ -230,7 +172,7 @@ def _cells_of_csv(path: Path) -> tuple[_Numbers, _Cells]:
     return numbers, texts
 
 
-def _cells_of_parquet(path: Path) -> tuple[_Numbers, _Cells]:
+def _cells_of_parquet(path: Path) -> tuple[_Numbers, Notes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -241,7 +183,7 @@ def _cells_of_parquet(path: Path) -> tuple[_Numbers, _Cells]:
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"Cannot read {path} as Parquet: {error}.") from error
     numbers: _Numbers = {}
-    texts: _Cells = {}
+    texts: Notes = {}
     for name in wanted:
         column = sheet.column(name)
         kind = column.type
@@ -256,7 +198,7 @@ def _is_text(kind: object) -> bool:
     return str(kind) in {"string", "large_string", "string_view"}
 
 
-def _formula_column(path: Path, texts: _Cells, numeric: Sequence[str], wanted: str | None) -> str:
+def _formula_column(path: Path, texts: Notes, numeric: Sequence[str], wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in texts:
             raise UnknownNameError(f"text column of {path.name}", wanted, list(texts))
@@ -271,7 +213,7 @@ def _formula_column(path: Path, texts: _Cells, numeric: Sequence[str], wanted: s
     return found
 
 
-def _check_target(path: Path, target: str, numbers: _Numbers, texts: _Cells) -> None:
+def _check_target(path: Path, target: str, numbers: _Numbers, texts: Notes) -> None:
     """Check that the target is a column of numbers."""
     if match_column(target, list(numbers)) is not None:
         return
@@ -290,7 +232,7 @@ def _check_target(path: Path, target: str, numbers: _Numbers, texts: _Cells) -> 
     )
 
 
-def _ids(path: Path, numbers: _Numbers, texts: _Cells) -> tuple[str, ...]:
+def _ids(path: Path, numbers: _Numbers, texts: Notes) -> tuple[str, ...]:
     """Take the column of ids out of the columns; empty where there is none."""
     usual = {name.lower(): name for name in [*numbers, *texts]}
     name = next((usual[name] for name in ID_NAMES if name in usual), None)
@@ -305,22 +247,3 @@ def _ids(path: Path, numbers: _Numbers, texts: _Cells) -> tuple[str, ...]:
         raise DataError(f"{len(missing)} row(s) of {path} have no '{name}': row {shown(missing)}.")
     check_unique(ids, f"'{name}' of {path}")
     return ids
-
-
-def _content_hash(batch: CompositionBatch, notes: dict[str, tuple[str | None, ...]]) -> str:
-    digest = hashlib.sha256()
-
-    def add(name: str, values: Tensor) -> None:
-        # float32 as for crystals; +0.0 makes -0.0 and 0.0 one value; all NaN get the same bits.
-        values = (values.float() + 0.0).nan_to_num(nan=torch.finfo(torch.float32).max)
-        digest.update(f"|{name}:{tuple(values.shape)}|".encode())
-        digest.update(values.cpu().contiguous().numpy().tobytes())
-
-    add("amounts", batch.amounts)
-    for name in sorted(batch.properties):
-        add(name, batch.properties[name])
-    digest.update("\0".join(batch.ids).encode())
-    for name, cells in sorted(notes.items()):
-        digest.update(f"|{name}|".encode())
-        digest.update("\0".join("\1" if cell is None else cell for cell in cells).encode())
-    return digest.hexdigest()[:32]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from matmill.data.compositions import FORMULA_COLUMNS, Table, open_compositions
 from matmill.data.labels import read_cells
-from matmill.data.table import TEXT_COLUMNS, open_table, require_target
+from matmill.data.rows import require_target
+from matmill.data.table import TEXT_COLUMNS, open_table
 from matmill.errors import DataError
 from matmill.progress import OnEvent, ignore
 

@@ -1,21 +1,18 @@
 """`LabelledCrystals`: crystals with their labels and where they came from, and how to open them."""
 
-import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.records import Complaint, ReadResult, atomic
-from matmill.data.labels import Labels, check_unique, match_column, read_labels, shown
-from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.crystals.records import ReadResult, atomic
+from matmill.data.labels import Labels, check_unique, read_labels, shown
+from matmill.data.rows import LabelledRows, Notes, require_target
+from matmill.errors import DataError, InputError
 from matmill.progress import OnEvent, ignore
 
 _STRUCTURE_SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
@@ -23,119 +20,23 @@ TEXT_COLUMNS = ("cif", "cif_text", "structure")
 _NOT_NOTES = frozenset({"material_id", "formula"})
 
 
-@runtime_checkable
-class Rows(Protocol):
-    """What every table of labelled rows offers, whatever its rows are."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """One id per row."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """What it was opened from."""
-        ...
-
-    @property
-    def complaints(self) -> tuple[Complaint, ...]:
-        """What could not be used."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def column_name(self, name: str) -> str:
-        """Return the column that ``name`` stands for."""
-        ...
-
-    def column(self, name: str) -> Tensor:
-        """Return one numeric column."""
-        ...
-
-    def select(self, index: Tensor) -> Any:  # noqa: ANN401 - a table of the same kind
-        """Return these rows."""
-        ...
-
-
-RowsT = TypeVar("RowsT", bound=Rows)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledCrystals:
+class LabelledCrystals(LabelledRows[CrystalBatch]):
     """Crystals whose properties are labels, with text columns beside them.
 
     Attributes:
         crystals: The structures; numeric labels are its ``properties``, NaN where unknown.
-        notes: Text columns such as ``split`` or ``release``, ``n_crystals`` cells each.
-        source: What it was opened from.
-        target: Column that was asked for as target; None when nobody asked.
-        complaints: What could not be used, row by row.
     """
 
     crystals: CrystalBatch
-    notes: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
-    source: str = ""
-    target: str | None = None
-    complaints: tuple[Complaint, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, cells in self.notes.items():
-            if len(cells) != len(self.crystals):
-                raise InputError(
-                    f"Text column '{name}' has {len(cells)} cells for {len(self.crystals)} "
-                    "crystals."
-                )
-
-    def __len__(self) -> int:
-        return len(self.crystals)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """One id per crystal; row numbers when the source had none."""
-        return self.crystals.ids or tuple(str(row) for row in range(len(self)))
+    def batch(self) -> CrystalBatch:
+        """The structures."""
+        return self.crystals
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of all numeric columns."""
-        return list(self.crystals.properties)
-
-    def column_name(self, name: str) -> str:
-        """Return the column that ``name`` stands for: itself, a known property, or a unique start.
-
-        ``"band_gap"`` finds ``"band_gap_ev"``, ``"exfoliation_energy"`` finds
-        ``"exfoliation_energy_mev_atom"``.
-
-        Raises:
-            UnknownNameError: If no column, or more than one, fits; lists all columns.
-        """
-        column = match_column(name, self.columns)
-        if column is None:
-            raise UnknownNameError(f"column of {self.source or 'the table'}", name, self.columns)
-        return column
-
-    def column(self, name: str) -> Float[Tensor, " n_crystals"]:
-        """Return one numeric column, NaN where unknown; see `column_name` for accepted names."""
-        return self.crystals.properties[self.column_name(name)]
-
-    def select(
-        self, index: Int[Tensor, " n_wanted"] | Bool[Tensor, " n_crystals"] | Sequence[int]
-    ) -> "LabelledCrystals":
-        """Return these rows, in this order. A bool mask works too."""
-        index = torch.as_tensor(index)
-        index = torch.nonzero(index).flatten() if index.dtype == torch.bool else index.long()
-        rows = index.tolist()
-        notes = {name: tuple(cells[row] for row in rows) for name, cells in self.notes.items()}
-        return replace(self, crystals=self.crystals.select(index), notes=notes)
-
-    @cached_property
-    def hash(self) -> str:
-        """Content hash of structures, ids, labels and notes, 32 hex digits; order counts."""
-        return content_hash(self.crystals, self.notes)
-
-    @cached_property
-    def structure_hash(self) -> str:
-        """Content hash of structures and ids only: labels may be added without changing it."""
-        return content_hash(replace(self.crystals, properties={}))
+    def _with(self, batch: CrystalBatch, notes: Notes) -> Self:
+        return replace(self, crystals=batch, notes=notes)
 
     def save(self, path: Path) -> None:
         """Write the table; Parquet keeps the text columns, other formats what they can hold."""
@@ -144,38 +45,6 @@ class LabelledCrystals:
         write(self.crystals, path)
         if path.suffix == ".parquet" and self.notes:
             _add_notes(path, self.notes)
-
-
-def content_hash(
-    batch: CrystalBatch, notes: dict[str, tuple[str | None, ...]] | None = None
-) -> str:
-    """Return a hash of everything in a batch, 32 hex digits; order counts.
-
-    Values are hashed in float32, the precision of the files, so a table keeps its hash when it
-    goes through Parquet.
-    """
-    digest = hashlib.sha256()
-
-    def add(name: str, values: Tensor) -> None:
-        if values.is_floating_point():
-            # +0.0 makes -0.0 and 0.0 one value; all NaN get the same bits.
-            values = (values.float() + 0.0).nan_to_num(nan=torch.finfo(torch.float32).max)
-        else:
-            values = values.long()
-        digest.update(f"|{name}:{tuple(values.shape)}|".encode())
-        digest.update(values.cpu().contiguous().numpy().tobytes())
-
-    add("lattice", batch.lattice)
-    add("frac_coords", batch.frac_coords)
-    add("atomic_numbers", batch.atomic_numbers)
-    add("n_atoms", batch.n_atoms)
-    for name in sorted(batch.properties):
-        add(name, batch.properties[name])
-    digest.update("\0".join(batch.ids).encode())
-    for name, cells in sorted((notes or {}).items()):
-        digest.update(f"|{name}|".encode())
-        digest.update("\0".join("\1" if cell is None else cell for cell in cells).encode())
-    return digest.hexdigest()[:32]
 
 
 def open_table(
@@ -234,35 +103,6 @@ def open_table(
     return require_target(table, target, on_missing or ("error" if is_csv else "drop"))
 
 
-def require_target(
-    table: RowsT, target: str, on_missing: Literal["error", "drop"] = "drop"
-) -> RowsT:
-    """Return the table with ``target`` set and known in every row.
-
-    Raises:
-        UnknownNameError: If there is no such column.
-        DataError: If values are missing and ``on_missing`` is ``"error"``, or all are missing.
-    """
-    column = table.column_name(target)
-    is_known = torch.isfinite(table.column(column))
-    missing = [table.ids[row] for row in torch.nonzero(~is_known).flatten().tolist()]
-    table = replace(table, target=column)  # pyright: ignore[reportArgumentType]
-    if not missing:
-        return table
-    if len(missing) == len(table):
-        raise DataError(f"'{column}' of {table.source} is empty in all {len(table)} rows.")
-    reason = f"'{column}' is empty or not finite in {len(missing)} of {len(table)} rows"
-    if on_missing == "error":
-        raise DataError(
-            f"{table.source}: {reason}: {shown(missing)}. Fill them in, or remove these rows."
-        )
-    complaint = Complaint(
-        file=table.source, row=0, reason=reason, remedy="These rows were left out."
-    )
-    kept = table.select(is_known)
-    return replace(kept, complaints=(*table.complaints, complaint))
-
-
 def _open_csv(
     path: Path, folder: Path | None, target: str | None, id_column: str | None, on_event: OnEvent
 ) -> LabelledCrystals:
@@ -280,7 +120,7 @@ def _open_csv(
             "(--structures cifs/), or a column 'cif' with CIF text."
         )
     numbers: dict[str, Tensor] = {}
-    notes: dict[str, tuple[str | None, ...]] = {}
+    notes: Notes = {}
     for name, cells in labels.columns.items():
         if name in {labels.id_column, text_column}:
             continue
@@ -339,7 +179,7 @@ def _read_texts(labels: Labels, column: str) -> CrystalBatch:
     return result.crystals
 
 
-def _read_notes(path: Path, result: ReadResult) -> dict[str, tuple[str | None, ...]]:
+def _read_notes(path: Path, result: ReadResult) -> Notes:
     """Read the text columns of a Parquet file for the rows that became crystals."""
     if path.suffix.lower() != ".parquet":
         return {}
@@ -365,7 +205,7 @@ def _read_notes(path: Path, result: ReadResult) -> dict[str, tuple[str | None, .
     return notes
 
 
-def _add_notes(path: Path, notes: dict[str, tuple[str | None, ...]]) -> None:
+def _add_notes(path: Path, notes: Notes) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -10,8 +10,9 @@ import torch
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch, parse_formulas
 from matmill.data.compositions import LabelledCompositions, items, open_compositions
+from matmill.data.rows import require_target
 from matmill.data.splits import split
-from matmill.data.table import LabelledCrystals, require_target
+from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 
 CSV = """id,Composition,gap,is_metal,route

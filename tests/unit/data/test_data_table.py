@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.convert import to_structure
-from matmill.data.table import LabelledCrystals, content_hash, open_table, require_target
+from matmill.data.rows import content_hash, require_target
+from matmill.data.table import LabelledCrystals, open_table
 from matmill.errors import DataError, InputError, UnknownNameError
 
 
@@ -94,7 +95,7 @@ def test_columns_are_found_by_short_names():
 
 
 def test_notes_must_fit():
-    with pytest.raises(InputError, match="2 cells for 3 crystals"):
+    with pytest.raises(InputError, match="2 cells for 3 rows"):
         LabelledCrystals(crystals=many(3), notes={"split": ("a", "b")})
 
 

@@ -8,7 +8,7 @@ import torch
 
 from matmill.data.compositions import Table, open_compositions
 from matmill.data.opening import open_rows
-from matmill.data.table import require_target
+from matmill.data.rows import require_target
 from matmill.errors import InputError, UnknownNameError
 from matmill.progress import OnEvent, ignore
 
