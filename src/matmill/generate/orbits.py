@@ -4,9 +4,11 @@ A state whose atoms lie on the orbits of a space group stays there when every st
 the group. Only the free directions of each orbit and the free shape of the cell are left to find.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.lattice import metric_tensor, to_symmetric_log
+from matmill.crystals.lattice import metric_tensor
 from matmill.crystals.periodic import shortest_step, wrap
+from matmill.errors import DataError
 from matmill.generate.state import LatticeScale
 
+if TYPE_CHECKING:
+    from matmill.generate.wyckoff.templates import Template
+
+_SAME_SITE = 1e-5  # in fractional units
+_CHUNK = 256
 MOST_OPERATIONS = 48  # of a primitive cell: the order of m-3m
 _REACH = 3  # integer directions of free sites have components up to 2 in standard cells
 
@@ -66,23 +74,46 @@ class Orbits:
         b = len(batch)
         f = batch.frac_coords.double().reshape(b, -1, 3)
         z = batch.atomic_numbers.reshape(b, -1)
-        table = _table()
-        w, t = table.rotation[space_group], table.shift[space_group]
-        moved = torch.einsum("bgij,bnj->bgni", w, f) + t[:, :, None]
-        misfit = shortest_step(moved[:, :, :, None], f[:, None, None]).abs().amax(-1)
-        misfit = misfit.masked_fill((z[:, :, None] != z[:, None])[:, None], 2.0)
-        error, image = misfit.min(-1)
-        fits = (error.amax((1, 2)) < tolerance) & (table.weight[space_group] > 0).any(1)
+        image = torch.zeros(b, MOST_OPERATIONS, f.shape[1], dtype=torch.int64)
+        fits = torch.zeros(b, dtype=torch.bool)
+        for rows in torch.arange(b).split(_CHUNK):  # b × 48 × n² steps would not fit in memory
+            image[rows], error = _images(space_group[rows], f[rows], z[rows])
+            fits[rows] = error < tolerance
         is_onto = (image.sort(-1).values == torch.arange(f.shape[1])).all(-1).all(-1)
         fits &= is_onto
         return cls._from_images(space_group[fits], f[fits], image[fits]), fits
+
+    @classmethod
+    def of_templates(
+        cls, templates: "Sequence[Template]", rng: torch.Generator
+    ) -> tuple["Orbits", Int[Tensor, "b n"]]:
+        """Return the orbits of templates of one size, and the elements of their atoms.
+
+        Raises:
+            DataError: If a template's sites cannot be laid out in its group.
+        """
+        laid = [_laid_out(template, rng) for template in templates]
+        sizes = [len(z) for z, _ in laid]
+        identity = torch.eye(3, dtype=torch.float64).repeat(len(laid), 1, 1)
+        batch = CrystalBatch(
+            lattice=identity,
+            frac_coords=wrap(torch.cat([f for _, f in laid])),
+            atomic_numbers=torch.cat([z for z, _ in laid]),
+            n_atoms=torch.tensor(sizes),
+        )
+        groups = torch.tensor([template.space_group for template in templates])
+        orbits, fits = cls.of_crystals(batch, groups, tolerance=_SAME_SITE)
+        if not bool(fits.all()):
+            bad = templates[int(torch.nonzero(~fits)[0])]
+            raise DataError(f"The sites {bad.letters} do not fill orbits of group {groups}.")
+        return orbits, batch.atomic_numbers.view(len(laid), -1)
 
     @classmethod
     def _from_images(cls, space_group: Tensor, f: Tensor, image: Tensor) -> "Orbits":
         table = _table()
         b, n, _ = f.shape
         w, t = table.rotation[space_group], table.shift[space_group]
-        # The representative is the first atom of the orbit; every atom is reached by some operation.
+        # The first atom of an orbit represents it; some operation carries it to each other one.
         source = image.amin(1)
         atoms = torch.arange(n).expand(b, n)
         reached = image.gather(2, source[:, None].expand(-1, MOST_OPERATIONS, -1)) == atoms[:, None]
@@ -174,6 +205,42 @@ class Orbits:
         return torch.einsum("bnij,bnj->bni", rotation[rows, self.carry], vectors)
 
 
+def _images(space_group: Tensor, f: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the atom nearest to each image of each atom, and the worst misfit of a crystal."""
+    table = _table()
+    w, t = table.rotation[space_group], table.shift[space_group]
+    moved = torch.einsum("bgij,bnj->bgni", w, f) + t[:, :, None]
+    misfit = shortest_step(moved[:, :, :, None], f[:, None, None]).abs().amax(-1)
+    misfit = misfit.masked_fill((z[:, :, None] != z[:, None])[:, None], 2.0)
+    error, image = misfit.min(-1)
+    is_group = (table.weight[space_group] > 0).any(1)
+    return image, torch.where(is_group, error.amax((1, 2)), 2.0)
+
+
+def _laid_out(template: "Template", rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the atoms of a template at random points of its positions, in order of its orbits."""
+    from matmill.generate.wyckoff.positions import positions
+
+    known = positions(template.space_group)
+    table = _table()
+    n_operations = int((table.weight[template.space_group] > 0).sum())
+    w = table.rotation[template.space_group, :n_operations]
+    t = table.shift[template.space_group, :n_operations]
+    elements, sites = [], []
+    for letter, element in zip(template.letters, template.elements, strict=True):
+        position = known[letter]
+        basis = torch.as_tensor(position.basis, dtype=torch.float64).reshape(-1, 3)
+        along = torch.rand(len(basis), generator=rng, dtype=torch.float64)
+        point = torch.as_tensor(position.anchor, dtype=torch.float64) + along @ basis
+        images = wrap(w @ point + t)
+        apart = shortest_step(images[:, None], images[None]).abs().amax(-1)
+        first = (apart < _SAME_SITE).int().argmax(1)
+        orbit = images[torch.unique(first)]
+        sites.append(orbit)
+        elements.append(torch.full((len(orbit),), element))
+    return torch.cat(elements), torch.cat(sites)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Table:
     """Operations of all space groups, row 0 unused, padded to 48 with the identity."""
@@ -234,7 +301,7 @@ def free_directions(projector: Float[Tensor, "*s 3 3"]) -> Float[Tensor, "*s 3 3
 @lru_cache(maxsize=4096)
 def _integer_basis(scaled: tuple[int, ...]) -> np.ndarray:
     projector = np.array(scaled, dtype=float).reshape(3, 3) / 48
-    rank = int(round(np.trace(projector)))
+    rank = round(float(np.trace(projector)))
     basis = np.zeros((3, 3))
     if rank == 3:
         return np.eye(3)
