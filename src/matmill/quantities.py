@@ -4,6 +4,7 @@ Labels, units and axis titles everywhere are made from this table; columns are c
 ``Quantity.column``, which carries the unit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matmill.errors import UnknownNameError
@@ -70,16 +71,24 @@ ALIASES = {
 }
 
 
-def find(name: str) -> Quantity:
+def find(name: str, added: Sequence[Quantity] = ()) -> Quantity:
     """Return the quantity that ``name`` (a name, a column or an alias) stands for.
+
+    Args:
+        name: In any case, with spaces or hyphens for underscores.
+        added: Quantities that only this caller knows, looked at first.
 
     Raises:
         UnknownNameError: With the closest known name.
     """
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    for quantity in added:
+        if plain in (quantity.name, quantity.column):
+            return quantity
     plain = ALIASES.get(plain, plain)
     if plain in QUANTITIES:
         return QUANTITIES[plain]
     if plain in BY_COLUMN:
         return BY_COLUMN[plain]
-    raise UnknownNameError("property", name, sorted(QUANTITIES))
+    known = sorted([*QUANTITIES, *(quantity.name for quantity in added)])
+    raise UnknownNameError("property", name, known)

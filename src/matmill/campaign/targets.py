@@ -6,6 +6,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -83,8 +84,12 @@ class Target:
         return f"{name} = {self.low:g}..{self.high:g}{unit}"
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, added: Sequence[Quantity] = ()) -> Target:
     """Return the target that ``text`` describes.
+
+    Args:
+        text: What the user wrote.
+        added: Properties that only this caller knows, such as those of adapters.
 
     Raises:
         InputError: If the text has no known form, or the unit is not one of the property's.
@@ -95,11 +100,16 @@ def parse_target(text: str) -> Target:
         150.0
     """
     plain = text.strip().replace("≥", ">=").replace("≤", "<=").replace("−", "-")
-    target = _extreme(plain) or _between(plain) or _range(plain) or _bound(plain)
+    target = (
+        _extreme(plain, added)
+        or _between(plain, added)
+        or _range(plain, added)
+        or _bound(plain, added)
+    )
     if target is None:
         raise InputError(
             f"Target '{text}' cannot be read. Write one of: {_FORMS}. "
-            f"Properties: {', '.join(sorted(QUANTITIES))}."
+            f"Properties: {', '.join(sorted([*QUANTITIES, *(q.name for q in added)]))}."
         )
     if target.low > target.high:
         raise InputError(f"Target '{text}' is empty: its lower bound is above its upper bound.")
@@ -107,39 +117,39 @@ def parse_target(text: str) -> Target:
     return replace(target, text=text)
 
 
-def _extreme(text: str) -> Target | None:
+def _extreme(text: str, added: Sequence[Quantity]) -> Target | None:
     match = _EXTREME.fullmatch(text)
     if match is None:
         return None
     goal = Goal.MAXIMISE if match[1].lower() == "max" else Goal.MINIMISE
-    return Target(quantity=find(match[2]), goal=goal)
+    return Target(quantity=find(match[2], added), goal=goal)
 
 
-def _between(text: str) -> Target | None:
+def _between(text: str, added: Sequence[Quantity]) -> Target | None:
     match = _BETWEEN.fullmatch(text)
     if match is None:
         return None
     low, low_unit, _, name, _, high, high_unit = match.groups()
-    quantity = find(name)
+    quantity = find(name, added)
     return _window(
         quantity, _value(low, low_unit or high_unit, quantity), _value(high, high_unit, quantity)
     )
 
 
-def _range(text: str) -> Target | None:
+def _range(text: str, added: Sequence[Quantity]) -> Target | None:
     match = _RANGE.fullmatch(text)
     if match is None:
         return None
     name, low, high, unit = match.groups()
-    quantity = find(name)
+    quantity = find(name, added)
     return _window(quantity, _value(low, unit, quantity), _value(high, unit, quantity))
 
 
-def _bound(text: str) -> Target | None:
+def _bound(text: str, added: Sequence[Quantity]) -> Target | None:
     match = _PLUS_MINUS.fullmatch(text)
     if match is not None:
         name, number, tolerance, unit = match.groups()
-        quantity = find(name)
+        quantity = find(name, added)
         return _point(
             quantity, _value(number, unit, quantity), abs(_value(tolerance, unit, quantity))
         )
@@ -152,7 +162,7 @@ def _bound(text: str) -> Target | None:
             return None
         number, unit, sign, name = match.groups()
         sign = sign.translate(str.maketrans("<>", "><"))
-    quantity = find(name)
+    quantity = find(name, added)
     value = _value(number, unit, quantity)
     if sign.startswith(">"):
         return _window(quantity, value, math.inf)

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from matmill.errors import DataError, InputError
+from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.generate.conditions import Conditions
 from matmill.generate.network import Changes, NetworkSize
+from matmill.quantities import Quantity, find
 from matmill.training import checkpoint
 
 KIND, FORMAT = "flow adapter", 1
@@ -96,6 +97,24 @@ class AddedProperty:
         """Return values in the unit; the inverse of `standard`."""
         straight = standard * self.std + self.mean
         return straight.exp() if self.straightening == "log" else straight
+
+    @property
+    def quantity(self) -> Quantity:
+        """The property as targets know it, with bounds far beyond the labels."""
+        reach = 10 * (self.high - self.low)
+        try:
+            known = find(self.name)
+        except UnknownNameError:
+            return Quantity(
+                name=self.name,
+                column=self.name,
+                unit=self.unit,
+                label=self.name.replace("_", " ").capitalize(),
+                low=0.0 if self.straightening == "log" else self.low - reach,
+                high=self.high + reach,
+                log=self.straightening == "log",
+            )
+        return known
 
 
 def _skewness(values: Tensor) -> float:
