@@ -106,7 +106,11 @@ def written_formulas(batch: CompositionBatch) -> list[str]:
 
 
 def open_compositions(
-    path: str | os.PathLike[str], *, target: str | None = None, formula_column: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    target: str | None = None,
+    formula_column: str | None = None,
+    id_column: str | None = None,
 ) -> LabelledCompositions:
     """Open a CSV or Parquet file with a column of formulas.
 
@@ -114,11 +118,13 @@ def open_compositions(
     formula cannot be read is left out, with a complaint.
 
     Args:
-        path: The file. An id column (``id``, ``material_id``, …) is used where there is one.
+        path: The file.
         target: Column that must be there. An empty cell in it is an error for a CSV, where it is
             likely a slip; such rows of a Parquet file are left out, with one complaint.
         formula_column: Column of the formulas; by default the first with a usual name
             (`FORMULA_COLUMNS`).
+        id_column: Column of the ids; by default the first with a usual name (``id``,
+            ``material_id``, …) where there is one.
 
     Raises:
         InputError: If the path does not exist or is of another kind.
@@ -132,7 +138,7 @@ def open_compositions(
     if kind not in {".csv", ".parquet"}:
         raise InputError(f"Compositions are read from .csv or .parquet files, not from '{path}'.")
     if kind == ".csv":
-        numbers, texts = _cells_of_csv(path)
+        numbers, texts = _cells_of_csv(path, id_column)
     else:
         numbers, texts = _cells_of_parquet(path)
     name = _formula_column(path, texts, list(numbers), formula_column)
@@ -142,7 +148,7 @@ def open_compositions(
         raise DataError(f"No formula in column '{name}' of {path} can be read{why}.")
     if target is not None:
         _check_target(path, target, numbers, texts)
-    ids = _ids(path, numbers, texts)
+    ids = _ids(path, numbers, texts, id_column)
     places = rows.tolist()
     batch = replace(
         batch,
@@ -160,12 +166,13 @@ def open_compositions(
     return require_target(table, target, "error" if kind == ".csv" else "drop")
 
 
-def _cells_of_csv(path: Path) -> tuple[_Numbers, Notes]:
+def _cells_of_csv(path: Path, id_column: str | None) -> tuple[_Numbers, Notes]:
     numbers: _Numbers = {}
     texts: Notes = {}
     for name, cells in read_cells(path).items():
         values = [parse_number(cell) for cell in cells]
-        if name.lower() in ID_NAMES or name.lower() in FORMULA_COLUMNS or None in values:
+        is_name = name == id_column or name.lower() in {*ID_NAMES, *FORMULA_COLUMNS}
+        if is_name or None in values:
             texts[name] = tuple(cell or None for cell in cells)
         else:
             numbers[name] = torch.tensor(values, dtype=torch.float64)
@@ -232,10 +239,12 @@ def _check_target(path: Path, target: str, numbers: _Numbers, texts: Notes) -> N
     )
 
 
-def _ids(path: Path, numbers: _Numbers, texts: Notes) -> tuple[str, ...]:
+def _ids(path: Path, numbers: _Numbers, texts: Notes, wanted: str | None) -> tuple[str, ...]:
     """Take the column of ids out of the columns; empty where there is none."""
     usual = {name.lower(): name for name in [*numbers, *texts]}
-    name = next((usual[name] for name in ID_NAMES if name in usual), None)
+    if wanted is not None and wanted not in (*numbers, *texts):
+        raise UnknownNameError(f"column of {path.name}", wanted, [*numbers, *texts])
+    name = wanted or next((usual[name] for name in ID_NAMES if name in usual), None)
     if name is None:
         return ()
     if name in numbers:

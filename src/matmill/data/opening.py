@@ -5,7 +5,6 @@ from pathlib import Path
 
 from matmill.data.compositions import FORMULA_COLUMNS, Table, open_compositions
 from matmill.data.labels import read_cells
-from matmill.data.rows import require_target
 from matmill.data.table import TEXT_COLUMNS, open_table
 from matmill.errors import DataError
 from matmill.progress import OnEvent, ignore
@@ -38,11 +37,10 @@ def open_rows(
     """
     path = Path(path)
     if structures is None and path.is_file() and holds_compositions(path):
-        return open_compositions(path, target=target)
-    table = open_table(path, structures=structures, id_column=id_column, on_event=on_event)
-    if target is None:
-        return table
-    return require_target(table, target, "error" if _is_sheet(path) else "drop")
+        return open_compositions(path, target=target, id_column=id_column)
+    return open_table(
+        path, structures=structures, target=target, id_column=id_column, on_event=on_event
+    )
 
 
 def holds_compositions(path: Path) -> bool:
@@ -66,8 +64,3 @@ def holds_compositions(path: Path) -> bool:
     else:
         return False
     return not has_structures and any(name.lower() in FORMULA_COLUMNS for name in names)
-
-
-def _is_sheet(path: Path) -> bool:
-    """Return whether labels come from a CSV, where an empty cell is likely a slip."""
-    return path.suffix.lower() == ".csv" or (path.is_dir() and bool(list(path.glob("*.csv"))))

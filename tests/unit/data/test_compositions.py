@@ -10,6 +10,7 @@ import torch
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch, parse_formulas
 from matmill.data.compositions import LabelledCompositions, items, open_compositions
+from matmill.data.opening import open_rows
 from matmill.data.rows import require_target
 from matmill.data.splits import split
 from matmill.data.table import LabelledCrystals
@@ -178,3 +179,16 @@ def test_items_and_require_target_take_both_kinds() -> None:
     assert isinstance(kept, LabelledCompositions)
     assert kept.target == "value"
     assert len(table.select([0, 2]).ids) == 2
+
+
+def test_the_column_of_ids_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "alloys.csv"
+    path.write_text("name,sample,formula,y\nx,007,Fe,1\nx,08,Ni,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="occur more than once"):
+        open_rows(path)
+    table = open_rows(path, target="y", id_column="sample")
+    assert table.ids == ("007", "08")
+    assert table.columns == ["y"]
+    assert table.notes == {"name": ("x", "x")}
+    with pytest.raises(UnknownNameError, match=r"column of alloys\.csv called 'smple'"):
+        open_rows(path, id_column="smple")

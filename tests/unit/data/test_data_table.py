@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.convert import to_structure
+from matmill.data.opening import open_rows
 from matmill.data.rows import content_hash, require_target
 from matmill.data.table import LabelledCrystals, open_table
 from matmill.errors import DataError, InputError, UnknownNameError
@@ -129,6 +130,13 @@ def test_a_csv_finds_its_cifs_by_id(cifs):
         assert float(table.crystals.volume[row]) == pytest.approx(
             float(whole.volume[source]), rel=1e-4
         )
+
+
+def test_a_target_of_text_names_its_rows(cifs):
+    path = sheet(cifs, LABELS.replace("0.25", "often"))
+    for opener in (open_table, open_rows):
+        with pytest.raises(DataError, match=r"1 cell.* not numbers: x-0: 'often"):
+            opener(path, structures=cifs, target="gap")
 
 
 def test_a_folder_with_its_csv_opens_as_one(cifs):
