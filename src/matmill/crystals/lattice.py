@@ -89,6 +89,9 @@ def to_symmetric_log(lattice: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 6"]:
 def from_symmetric_log(k: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3 3"]:
     """Return the symmetric lattice ``exp(Σ kᵢ Bᵢ)``: the same Gram matrix, so the same crystal."""
     symmetric = torch.einsum("nk,kij->nij", k.double(), _BASIS.to(k.device))
+    if k.requires_grad:
+        # Slower; but eigenvectors have no gradient where eigenvalues are equal, as in cubic cells.
+        return torch.linalg.matrix_exp(symmetric).to(k.dtype)
     values, vectors = torch.linalg.eigh(symmetric)
     grown = torch.exp(values.clamp(-3.0, 5.0))
     return (vectors @ torch.diag_embed(grown) @ vectors.transpose(-1, -2)).to(k.dtype)

@@ -1,6 +1,7 @@
 """`FlowGenerator`: the shipped generator, one network for every mode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,26 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.elements import number
-from matmill.errors import DataError
+from matmill.crystals.periodic import wrap
+from matmill.errors import DataError, InputError
+from matmill.generate.adapters import AdapterStack
 from matmill.generate.conditions import ConditionEncoder, Conditions, ScalarSchema
 from matmill.generate.guidance import guided
 from matmill.generate.network import SIZES, Denoiser
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
 from matmill.generate.process import Velocity
 from matmill.generate.protocol import ASSETS, GenerationRequest
-from matmill.generate.sample import Start, sample
-from matmill.generate.state import DenseCrystals, LatticeScale, NoisyState, from_dense, to_dense
+from matmill.generate.sample import Start, Symmetric, sample
+from matmill.generate.state import LatticeScale, NoisyState, from_dense, to_dense
+from matmill.generate.steering import Guide, steered
+from matmill.generate.streams import Streams
+from matmill.quantities import BY_COLUMN
 from matmill.training import checkpoint
 from matmill.training.precision import Precision, choose
 from matmill.verify.validity import Limits, check
 
 # Small batches stay in the processor's caches; the number is tokens (atoms + 1) with guidance off.
-_TOKENS_PER_BATCH = 1500
+TOKENS_PER_BATCH = 1500
 
 # A crystal that breaks these is drawn again: no relaxation could repair it.
 SCREEN = Limits(min_distance_ratio=0.6)
@@ -39,6 +45,10 @@ class FlowGenerator:
         weights_hash: SHA-256 of the weights.
         device: Where to run.
         precision: ``auto``, ``bf16`` or ``fp32``.
+        adapters: Properties learnt beside the network, see `generate.adapters`.
+        guide: Draws crystals towards values of a differentiable predictor.
+        tokens_per_batch: Atoms plus lattice tokens that are sampled at the same time. Crystals do
+            not depend on it, up to the rounding of products of another shape.
     """
 
     name = "flow"
@@ -51,31 +61,53 @@ class FlowGenerator:
         weights_hash: str = "",
         device: str = "cpu",
         precision: Precision = "auto",
+        adapters: AdapterStack | None = None,
+        guide: Guide | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> None:
         self.denoiser = denoiser.to(device).eval()
+        self.adapters = adapters.to(device).eval() if adapters is not None else None
+        self.guide = guide
+        self.tokens_per_batch = tokens_per_batch
         self.card = card
         self.device = device
         self._hash = weights_hash
         self._is_bf16 = choose(precision, torch.device(device).type) == "bf16"
+        added = self.adapters.properties if self.adapters is not None else {}
+        learnt = {
+            name: (values["low"], values["high"], values["count"])
+            for name, values in card["conditions"].items()
+            if values["low"] is not None
+        }
         self.trained = Trained(
             shapes=torch.tensor(card["shapes"]),
             elements=tuple(card["elements"]),
-            ranges={
-                name: (values["low"], values["high"], values["count"])
-                for name, values in card["conditions"].items()
-                if values["low"] is not None
-            },
+            ranges=learnt | {name: (p.low, p.high, p.count) for name, p in added.items()},
             max_atoms=card["max_atoms"],
+            added=tuple(added),
+            units={name: BY_COLUMN[name].unit for name in learnt if name in BY_COLUMN}
+            | {name: p.unit for name, p in added.items()},
         )
 
     @classmethod
     def load(
-        cls, path: Path | None = None, *, device: str = "cpu", precision: Precision = "auto"
+        cls,
+        path: Path | None = None,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+        adapters: Sequence[Path] = (),
     ) -> "FlowGenerator":
         """Load a checkpoint; the shipped one when ``path`` is None.
 
+        Args:
+            path: File of weights.
+            device: Where to run.
+            precision: ``auto``, ``bf16`` or ``fp32``.
+            adapters: Files of adapters that were made for these weights.
+
         Raises:
-            DataError: If the file is missing, damaged or of another kind.
+            DataError: If a file is missing, damaged or of another kind.
         """
         path = path or ASSETS / "flow.safetensors"
         tensors, card = checkpoint.load(path)
@@ -99,12 +131,16 @@ class FlowGenerator:
         own = denoiser.state_dict()
         tensors = {k: t.to(own[k].dtype) if k in own else t for k, t in tensors.items()}
         checkpoint.load_into(denoiser, tensors, source=str(path))
+        weights_hash = checkpoint.hash_of(path)
         return cls(
             denoiser,
             card,
-            weights_hash=checkpoint.hash_of(path),
+            weights_hash=weights_hash,
             device=device,
             precision=precision,
+            adapters=AdapterStack.load(adapters, size, base_hash=weights_hash)
+            if adapters
+            else None,
         )
 
     @property
@@ -137,10 +173,11 @@ class FlowGenerator:
             InputError: If the request cannot be met.
         """
         check_request(request, self.trained)
-        plan = make_plan(request, self.trained, rng)
+        streams = Streams.of(rng, request.n)
+        plan = make_plan(request, self.trained, streams)
         parts, positions = [], []
-        for index in _batches(plan, doubled=plan.is_guided and request.guidance != 1.0):
-            batch = self._screened(request, plan, index, rng)
+        for index in self._batches(plan, request):
+            batch = self._screened(request, plan, index, streams)
             batch = batch.with_ids([f"{self.name}-{i:05d}" for i in index.tolist()])
             if on_batch is not None:
                 on_batch(batch)
@@ -150,17 +187,28 @@ class FlowGenerator:
             return CrystalBatch.empty()
         return concatenate(parts).select(torch.cat(positions).argsort())
 
+    def _batches(self, plan: Plan, request: GenerationRequest) -> list[Tensor]:
+        """Return positions in runs of one size, small cells first."""
+        rows = 1
+        if plan.is_guided:
+            rows += len(plan.parts) if request.scales else int(request.guidance != 1.0)
+        batches = []
+        for n in sorted(set(plan.n_atoms.tolist())):
+            index = torch.nonzero(plan.n_atoms == n).flatten()
+            batches += list(index.split(max(1, self.tokens_per_batch // ((n + 1) * rows))))
+        return batches
+
     def _screened(
-        self, request: GenerationRequest, plan: Plan, index: Tensor, rng: torch.Generator
+        self, request: GenerationRequest, plan: Plan, index: Tensor, streams: Streams
     ) -> CrystalBatch:
         """Sample, and draw again what has overlapping atoms; ``attempts`` counts the draws."""
-        batch = self._sample_one_size(request, plan, index, rng)
+        batch = self._sample_one_size(request, plan, index, streams)
         attempts = torch.ones(len(index), dtype=torch.float64)
-        for _ in range(MAX_REDRAWS if request.screen else 0):
+        for attempt in range(1, 1 + MAX_REDRAWS if request.screen else 1):
             bad = torch.tensor([fate is not None for fate in check(batch, SCREEN)])
             if not bool(bad.any()):
                 break
-            again = self._sample_one_size(request, plan, index[bad], rng)
+            again = self._sample_one_size(request, plan, index[bad], streams.at_attempt(attempt))
             where = torch.arange(len(index))
             where[bad] = len(index) + torch.arange(len(again))
             batch = concatenate([batch, again]).select(where)
@@ -168,68 +216,106 @@ class FlowGenerator:
         return batch.with_properties(attempts=attempts)
 
     def _sample_one_size(
-        self, request: GenerationRequest, plan: Plan, index: Tensor, rng: torch.Generator
+        self, request: GenerationRequest, plan: Plan, index: Tensor, streams: Streams
     ) -> CrystalBatch:
-        start = self._start(request, plan, index)
+        own = streams.select(index)
+        start, orbits = self._start(request, plan, own)
         field = guided(
             self._evaluate,
             plan.base.select(index).to(self.device),
             plan.asked.select(index).to(self.device),
             weight=request.guidance if plan.is_guided else 1.0,
+            parts={name: p.select(index).to(self.device) for name, p in plan.parts.items()},
+            scales=request.scales,
+            schedule=request.schedule,
         )
-        crystals = sample(field, start, n_steps=request.n_steps, allowed=plan.allowed, rng=rng)
-        return from_dense(crystals, self.denoiser.scale)
+        if self.guide is not None:
+            field = steered(field, self.guide, start, self.denoiser.scale)
+        crystals = sample(
+            field,
+            start,
+            n_steps=request.n_steps,
+            allowed=plan.allowed,
+            required=plan.required if request.system else None,
+            rng=own,
+            orbits=orbits,
+            scale=self.denoiser.scale,
+        )
+        batch = from_dense(crystals, self.denoiser.scale)
+        return batch if request.seeds is None else _with_given(batch, request.seeds, start, own)
 
     def _evaluate(self, state: NoisyState, conditions: Conditions) -> Velocity:
         with torch.autocast(
             torch.device(self.device).type, dtype=torch.bfloat16, enabled=self._is_bf16
         ):
-            return self.denoiser(state, conditions)
+            return self.denoiser(state, conditions, self.adapters)
 
-    def _start(self, request: GenerationRequest, plan: Plan, index: Tensor) -> Start:
-        b, n = len(index), int(plan.n_atoms[index[0]])
+    def _start(
+        self, request: GenerationRequest, plan: Plan, own: Streams
+    ) -> tuple[Start, Symmetric | None]:
+        if request.symmetry == "hard":
+            return self._hard_start(request, plan, own)
+        b, n = len(own), int(plan.n_atoms[own.crystal[0]])
         start = Start.nothing(b, n)
         if request.formula is not None:
             unit = [number(s) for s, count in request.formula.items() for _ in range(count)]
-            z = torch.tensor(unit).repeat(n // len(unit))
-            clean = DenseCrystals(z=z.repeat(b, 1), f=start.clean.f, y=start.clean.y)
-            start = Start(
-                clean=clean,
+            z = torch.tensor(unit).repeat(n // len(unit)).repeat(b, 1)
+            start = replace(
+                start,
+                clean=replace(start.clean, z=z),
                 free_types=torch.zeros(b, n, dtype=torch.bool),
-                free_sites=start.free_sites,
-                free_lattice=start.free_lattice,
             )
         elif request.seeds is not None:
-            seeds = request.seeds.select(index % len(request.seeds))
+            seeds = request.seeds.select(own.crystal % len(request.seeds))
             ((_, clean),) = to_dense(seeds, self.denoiser.scale).values()
-            if request.free_atoms is not None:
-                free = request.free_atoms.bool().repeat(b, 1)
-                start = Start(
-                    clean=clean,
-                    free_types=free,
-                    free_sites=free,
-                    free_lattice=torch.full((b,), request.free_lattice),
-                )
-            else:
-                start = Start(
-                    clean=clean,
-                    free_types=torch.full((b, n), not request.keep_elements),
-                    free_sites=start.free_sites,
-                    free_lattice=start.free_lattice,
-                    time=1.0 - request.strength,
-                )
-        moved = {
-            name: value.to(self.device) if hasattr(value, "to") else value
-            for name, value in vars(start).items()
+            start = replace(start, clean=clean, **_free_parts(request, b, n))
+        return start.to(self.device), None
+
+    def _hard_start(
+        self, request: GenerationRequest, plan: Plan, own: Streams
+    ) -> tuple[Start, Symmetric | None]:
+        """Return a start on the orbits of the space groups asked for, and what keeps them there.
+
+        Raises:
+            InputError: As long as there are no templates to start from.
+        """
+        del request, plan, own  # what templates will be drawn from
+        raise InputError(
+            "Hard symmetry needs Wyckoff templates, which this generator has not been given. "
+            "Use symmetry='soft', which aims at the space group by guidance."
+        )
+
+
+def _free_parts(request: GenerationRequest, b: int, n: int) -> dict[str, Any]:
+    """Return which parts of given crystals are free, and the time to begin at."""
+    if request.decorate:
+        return {
+            "free_sites": torch.zeros(b, n, dtype=torch.bool),
+            "free_lattice": torch.zeros(b, dtype=torch.bool),
         }
-        return Start(**moved)
+    if request.free_atoms is None:
+        return {
+            "free_types": torch.full((b, n), not request.keep_elements),
+            "time": 1.0 - request.strength,
+        }
+    types = request.free_atoms if request.free_types is None else request.free_types
+    return {
+        "free_types": types.bool().repeat(b, 1),
+        "free_sites": request.free_atoms.bool().repeat(b, 1),
+        "free_lattice": torch.full((b,), request.free_lattice),
+    }
 
 
-def _batches(plan: Plan, *, doubled: bool) -> list[Tensor]:
-    """Return positions in runs of one size, small cells first."""
-    batches = []
-    for n in sorted(set(plan.n_atoms.tolist())):
-        index = torch.nonzero(plan.n_atoms == n).flatten()
-        size = max(1, _TOKENS_PER_BATCH // ((n + 1) * (2 if doubled else 1)))
-        batches += list(index.split(size))
-    return batches
+def _with_given(
+    batch: CrystalBatch, seeds: CrystalBatch, start: Start, own: Streams
+) -> CrystalBatch:
+    """Return the crystals with what was fixed as it was given, in its orientation and precision."""
+    given = seeds.select(own.crystal % len(seeds)).to("cpu", torch.float64)
+    free_lattice, free_sites = start.free_lattice.cpu(), start.free_sites.cpu()
+    return replace(
+        batch,
+        lattice=torch.where(free_lattice[:, None, None], batch.lattice, given.lattice),
+        frac_coords=torch.where(
+            free_sites.reshape(-1, 1), batch.frac_coords, wrap(given.frac_coords)
+        ),
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
@@ -23,37 +23,52 @@ class GenerationRequest:
     Attributes:
         n: How many crystals.
         elements: Symbols that may occur; others may not. None allows all trained ones.
+        system: Symbols that must all occur, and no others.
         exclude: Symbols that may not occur.
         formula: Atoms of each element in a formula unit: the composition is then fixed.
         n_atoms: Smallest and largest number of atoms in the primitive cell.
         conditions: Column (``"band_gap_ev"``) to a value, or to a (low, high) window.
         space_group: Number 1..230 to aim at.
         crystal_system: ``"cubic"`` … ``"triclinic"`` to aim at.
+        symmetry: ``soft`` aims at the space group by guidance; ``hard`` starts on its orbits and
+            stays there.
         guidance: Weight of the conditions; 0 ignores them, 1 follows the model, more exaggerates.
+        scales: Weights of single conditions: columns, ``elements`` or ``symmetry``. With any,
+            conditions act one by one, and those without have ``guidance``.
+        schedule: ``constant`` weights, or ``dynamic`` ones that fade as a condition is met.
         n_steps: Network steps from noise to crystal.
         screen: Draw crystals with overlapping atoms again, a few times; False returns them raw.
         seeds: Crystals to start from, used in turn.
         strength: How far to go from the seeds: 0 keeps them, 1 forgets them.
         keep_elements: With seeds, keep each site's element.
-        free_atoms: With one seed, the atoms to invent, ``(n_atoms,)``; the rest stays where it is.
+        decorate: With seeds, keep sites and cells and find all elements anew.
+        free_atoms: With one seed, the atoms that may move, ``(n_atoms,)``; the rest stays.
+        free_types: With ``free_atoms``, the atoms whose element is found anew, ``(n_atoms,)``;
+            None means those that may move.
         free_lattice: With ``free_atoms``, whether the cell may change.
     """
 
     n: int
     elements: tuple[str, ...] | None = None
+    system: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     formula: dict[str, int] | None = None
     n_atoms: tuple[int, int] | None = None
     conditions: dict[str, float | tuple[float, float]] = field(default_factory=dict)
     space_group: int | None = None
     crystal_system: str | None = None
+    symmetry: Literal["soft", "hard"] = "soft"
     guidance: float = 1.5
+    scales: dict[str, float] = field(default_factory=dict)
+    schedule: Literal["constant", "dynamic"] = "constant"
     n_steps: int = 50
     screen: bool = True
     seeds: CrystalBatch | None = None
     strength: float = 0.3
     keep_elements: bool = True
+    decorate: bool = False
     free_atoms: Bool[Tensor, " n_atoms"] | None = None
+    free_types: Bool[Tensor, " n_atoms"] | None = None
     free_lattice: bool = False
 
     def __post_init__(self) -> None:
@@ -65,10 +80,30 @@ class GenerationRequest:
             raise InputError(f"strength is {self.strength}; give a number from 0 to 1.")
         if self.n_steps < 1:
             raise InputError(f"n_steps is {self.n_steps}; give at least 1.")
+        if self.symmetry not in ("soft", "hard"):
+            raise InputError(f"symmetry is '{self.symmetry}'; give soft or hard.")
+        if self.schedule not in ("constant", "dynamic"):
+            raise InputError(f"schedule is '{self.schedule}'; give constant or dynamic.")
+        if sum(wish is not None for wish in (self.formula, self.system, self.elements)) > 1:
+            raise InputError("Give one of elements, system and formula.")
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
         if self.formula is not None and self.seeds is not None:
             raise InputError("Give a formula or seeds, not both.")
-        if self.free_atoms is not None and (self.seeds is None or len(self.seeds) != 1):
+        if self.decorate and (self.seeds is None or self.free_atoms is not None):
+            raise InputError("decorate needs seeds whose sites all stay: give no free_atoms.")
+        if self.free_types is not None and self.free_atoms is None:
+            raise InputError("free_types needs free_atoms.")
+        if self.free_atoms is None:
+            return
+        if self.seeds is None or len(self.seeds) != 1:
             raise InputError("free_atoms needs exactly one seed crystal.")
+        n = int(self.seeds.n_atoms[0])
+        for name in ("free_atoms", "free_types"):
+            mask = getattr(self, name)
+            if mask is not None and len(mask) != n:
+                raise InputError(f"{name} has {len(mask)} entries for a seed of {n} atoms.")
 
 
 @runtime_checkable
