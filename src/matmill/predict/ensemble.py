@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -295,7 +295,7 @@ class EnsemblePredictor:
         on_event: OnEvent = ignore,
         trackers: tuple[Tracker, ...] = (),
         **settings: float | str | None,
-    ) -> "EnsemblePredictor":
+    ) -> Self:
         """Return a predictor trained on a table; see `predict.train` for settings and resuming."""
         from matmill.predict.train import TrainSettings, train_predictor
 
@@ -347,7 +347,7 @@ class EnsemblePredictor:
         """Write the whole ensemble: ``NAME.safetensors`` and ``NAME.json``."""
         return self.model.save(path)
 
-    def to(self, device: str | torch.device) -> "EnsemblePredictor":
+    def to(self, device: str | torch.device) -> Self:
         """Move the networks to a device; other properties of the file move along."""
         self.model.to(device)
         return self

@@ -10,7 +10,7 @@ function as it was published and take most of the cost.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -209,7 +209,7 @@ class RoostPredictor(EnsemblePredictor):
         on_event: OnEvent = ignore,
         trackers: tuple[Tracker, ...] = (),
         **settings: float | str | None,
-    ) -> "RoostPredictor":
+    ) -> Self:
         """Return a predictor trained on a table of compositions or crystals.
 
         Args:
@@ -227,31 +227,25 @@ class RoostPredictor(EnsemblePredictor):
             DataError: If there are too few labelled rows, or the target is constant.
             UnknownNameError: If the column does not exist.
         """
-        from matmill.predict.train import TrainSettings, train_predictor
-
-        start = start_from
-        if start == DEFAULT_SHIPPED:
-            start = _shipped_encoder(settings)
+        start = _shipped_encoder(settings) if start_from == DEFAULT_SHIPPED else start_from
         n_rows = int(torch.isfinite(table.column(target)).sum())
-        defaults = {
+        defaults: dict[str, Any] = {
             "n_members": _MEMBERS,
             "batch_crystals": _BATCH,
             "learning_rate": _RATE,
             "epochs": _epochs(n_rows, *(_FINE_TUNE if start else _FROM_NOTHING)),
             "taken_rate": 1.0,
         }
-        chosen = TrainSettings.model_validate({"network": cls.network, **defaults, **settings})
-        model = train_predictor(
+        return super().fit(
             table,
-            [target],
-            settings=chosen,
+            target,
             folder=folder,
             seed=seed,
             start_from=start,
             on_event=on_event,
             trackers=trackers,
+            **{**defaults, **settings},
         )
-        return cls(model, model.columns[0])
 
 
 def _epochs(n_rows: int, least: int, n_steps: int) -> int:

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from matmill.errors import InputError
 from matmill.predict.ensemble import load_model
 from matmill.predict.networks import make_network
-from matmill.predict.pretrain.encoder import DEFAULT_SHIPPED, is_encoder, load_encoder
+from matmill.predict.pretrain.encoder import DEFAULT_SHIPPED, LEFT_OUT, is_encoder, load_encoder
 from matmill.predict.protocol import shipped_files
 from matmill.predict.settings import TrainSettings
-
-FRESH_LAYERS = ("hidden", "out", "noise")
-"""Never taken from another network: they belong to its task, and members have to differ."""
 
 _RATE_OF_ENCODERS = 0.2  # Crystal Twins (2022); where the card of the encoder says nothing else
 # Entries of a card -> the settings that they fix.
@@ -83,7 +80,8 @@ class Start:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = make_network(card)
-        kept = {n: v for n, v in self.tensors.items() if n.split(".")[0] not in FRESH_LAYERS}
+        # Members have to differ, so the last layers of a predictor are not taken either.
+        kept = {n: v for n, v in self.tensors.items() if n.split(".")[0] not in LEFT_OUT}
         if not kept:
             return network, {}
         own = network.state_dict()
