@@ -294,7 +294,7 @@ def free_directions(projector: Float[Tensor, "*s 3 3"]) -> Float[Tensor, "*s 3 3
     """
     flat = (projector.reshape(-1, 9) * 48).round().long()
     unique, which = torch.unique(flat, dim=0, return_inverse=True)
-    found = np.stack([_integer_basis(tuple(row)) for row in unique.tolist()])
+    found = np.array([_integer_basis(tuple(row)) for row in unique.tolist()]).reshape(-1, 3, 3)
     return torch.from_numpy(found)[which].to(projector).reshape(projector.shape)
 
 
