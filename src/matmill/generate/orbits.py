@@ -219,26 +219,30 @@ def _images(space_group: Tensor, f: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _laid_out(template: "Template", rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the atoms of a template at random points of its positions, in order of its orbits."""
-    from matmill.generate.wyckoff.positions import positions
-
-    known = positions(template.space_group)
-    table = _table()
-    n_operations = int((table.weight[template.space_group] > 0).sum())
-    w = table.rotation[template.space_group, :n_operations]
-    t = table.shift[template.space_group, :n_operations]
     elements, sites = [], []
     for letter, element in zip(template.letters, template.elements, strict=True):
-        position = known[letter]
-        basis = torch.as_tensor(position.basis, dtype=torch.float64).reshape(-1, 3)
-        along = torch.rand(len(basis), generator=rng, dtype=torch.float64)
-        point = torch.as_tensor(position.anchor, dtype=torch.float64) + along @ basis
-        images = wrap(w @ point + t)
-        apart = shortest_step(images[:, None], images[None]).abs().amax(-1)
-        first = (apart < _SAME_SITE).int().argmax(1)
-        orbit = images[torch.unique(first)]
-        sites.append(orbit)
-        elements.append(torch.full((len(orbit),), element))
+        anchors, bases = _sites(template.space_group, letter)
+        along = torch.rand(bases.shape[1], generator=rng, dtype=torch.float64)
+        sites.append(anchors + torch.einsum("k,mkj->mj", along, bases))
+        elements.append(torch.full((len(anchors),), element))
     return torch.cat(elements), torch.cat(sites)
+
+
+@lru_cache(maxsize=4096)
+def _sites(space_group: int, letter: str) -> tuple[Tensor, Tensor]:
+    """Return the sites of a Wyckoff position: points ``(m, 3)``, directions ``(m, k, 3)``."""
+    from matmill.generate.wyckoff.positions import operations, positions
+
+    position = positions(space_group)[letter]
+    w, t = (x.double() for x in operations(space_group))
+    basis = torch.as_tensor(position.basis, dtype=torch.float64).reshape(-1, 3)
+    anchors = w @ torch.as_tensor(position.anchor, dtype=torch.float64) + t
+    bases = torch.einsum("gij,kj->gki", w, basis)
+    somewhere = torch.tensor([0.1370360, 0.2718282, 0.4142136], dtype=torch.float64)[: len(basis)]
+    images = wrap(anchors + torch.einsum("k,gkj->gj", somewhere, bases))
+    apart = shortest_step(images[:, None], images[None]).abs().amax(-1)
+    first = torch.unique((apart < _SAME_SITE).int().argmax(1))
+    return anchors[first], bases[first]
 
 
 @dataclass(frozen=True, kw_only=True)
