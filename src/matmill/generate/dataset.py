@@ -55,8 +55,56 @@ def usable(batch: CrystalBatch, *, max_atoms: int) -> CrystalBatch:
     return kept
 
 
-class TrainingSet:
+class SizedBatches:
     """Crystals by size, served as shuffled batches of one size each.
+
+    Subclasses say where the rows are; the plan of an epoch is the same wherever they are.
+
+    Attributes:
+        counts: How many crystals there are of each size, by size in ascending order.
+        n_tokens: Tokens (atoms + 1) a batch.
+        scale: Lattice scale of the rows.
+        schema: What is known of each scalar.
+        shapes: Sizes and space groups that occur, ``(n_shapes, 2)``: what unconditional sampling
+            draws from.
+        shape_counts: How often each occurs, ``(n_shapes,)``.
+        elements: Atomic numbers that occur, ascending.
+    """
+
+    counts: dict[int, int]
+    n_tokens: int
+    scale: LatticeScale
+    schema: dict[str, ScalarSchema]
+    shapes: Int[Tensor, "s 2"]
+    shape_counts: Int[Tensor, " s"]
+    elements: Int[Tensor, " e"]
+
+    def rows(self, n: int, index: Int[Tensor, " b"]) -> TrainingBatch:
+        """Return crystals of one size by their positions among those of that size."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def epoch(self, number: int, rng: torch.Generator) -> Iterator[TrainingBatch]:
+        """Yield every crystal once, in batches of one size, in random order."""
+        del number  # the order comes from the generator alone
+        plan = []
+        for n, count in self.counts.items():
+            order = torch.randperm(count, generator=rng)
+            plan += [(n, part) for part in order.split(max(1, self.n_tokens // (n + 1)))]
+        for i in torch.randperm(len(plan), generator=rng).tolist():
+            yield self.rows(*plan[i])
+
+    def n_batches(self) -> int:
+        """Return how many batches an epoch has."""
+        return sum(
+            -(-count // max(1, self.n_tokens // (n + 1))) for n, count in self.counts.items()
+        )
+
+
+class TrainingSet(SizedBatches):
+    """Crystals in memory.
 
     Args:
         batch: Crystals as `usable` returns them; scalars of `SCALARS` in their properties.
@@ -83,33 +131,16 @@ class TrainingSet:
             n: TrainingBatch(crystals=crystals, conditions=conditions.select(index))
             for n, (index, crystals) in to_dense(batch, self.scale).items()
         }
-        # How often each (size, space group) occurs: what unconditional sampling draws from.
+        self.counts = {n: len(group.crystals) for n, group in self.groups.items()}
         pairs = torch.stack([batch.n_atoms, space_group], dim=1)
         self.shapes, self.shape_counts = torch.unique(pairs, dim=0, return_counts=True)
         self.elements = torch.unique(batch.atomic_numbers)
 
-    def __len__(self) -> int:
-        return sum(len(group.crystals) for group in self.groups.values())
-
-    def epoch(self, number: int, rng: torch.Generator) -> Iterator[TrainingBatch]:
-        """Yield every crystal once, in batches of one size, in random order."""
-        del number  # the order comes from the generator alone
-        plan = []
-        for n, group in self.groups.items():
-            order = torch.randperm(len(group.crystals), generator=rng)
-            plan += [(n, part) for part in order.split(max(1, self.n_tokens // (n + 1)))]
-        for i in torch.randperm(len(plan), generator=rng).tolist():
-            n, part = plan[i]
-            group = self.groups[n]
-            crystals = group.crystals
-            yield TrainingBatch(
-                crystals=DenseCrystals(z=crystals.z[part], f=crystals.f[part], y=crystals.y[part]),
-                conditions=group.conditions.select(part),
-            )
-
-    def n_batches(self) -> int:
-        """Return how many batches an epoch has."""
-        return sum(
-            -(-len(group.crystals) // max(1, self.n_tokens // (n + 1)))
-            for n, group in self.groups.items()
+    def rows(self, n: int, index: Int[Tensor, " b"]) -> TrainingBatch:
+        """Return crystals of one size by their positions among those of that size."""
+        group = self.groups[n]
+        c = group.crystals
+        return TrainingBatch(
+            crystals=DenseCrystals(z=c.z[index], f=c.f[index], y=c.y[index]),
+            conditions=group.conditions.select(index),
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Int
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from matmill.config import Settings
@@ -15,13 +15,24 @@ from matmill.crystals.facts import density
 from matmill.data.table import open_table
 from matmill.errors import InputError
 from matmill.generate.conditions import SCALARS, ConditionEncoder, ScalarSchema
-from matmill.generate.dataset import TrainingSet, usable
-from matmill.generate.network import SIZES, Denoiser
+from matmill.generate.dataset import SizedBatches, TrainingSet, usable
+from matmill.generate.network import SIZES, Denoiser, NetworkSize
 from matmill.generate.state import LatticeScale
-from matmill.generate.task import FlowTask
+from matmill.generate.task import FlowSettings, FlowTask
+from matmill.generate.validation import SampleScore, SampleSettings
 from matmill.progress import OnEvent, ignore
 from matmill.training import checkpoint
 from matmill.training.fit import FitResult, FitSettings, fit
+
+_LIMITS = ("max_steps", "max_epochs", "max_seconds")
+_FIT = FitSettings(
+    max_seconds=7200.0,
+    learning_rate=1e-3,
+    warmup_steps=500,
+    ema_decay=0.9995,
+    validate_every_share=0.05,
+    keep_best=3,
+)
 
 
 class GeneratorSettings(Settings):
@@ -31,15 +42,35 @@ class GeneratorSettings(Settings):
         size: Preset of the network: tiny, S, M or L.
         max_atoms: Largest primitive cell to learn from.
         n_tokens: Atoms plus lattice tokens in a batch.
-        fit: Limits, optimiser, precision.
+        flow: Noise, coupling, weights of the loss.
+        samples: How samples score the weights, where ``fit.validate_every_share`` or
+            ``fit.validate_every_steps`` asks for it.
+        fit: Limits, optimiser, precision. Where it is given by keys, those that are absent have
+            the defaults of this class, not of `FitSettings`.
     """
 
     size: str = "S"
     max_atoms: Annotated[int, Field(gt=0, le=64)] = 20
     n_tokens: Annotated[int, Field(gt=0)] = 1660
-    fit: FitSettings = FitSettings(
-        max_seconds=7200.0, learning_rate=1e-3, warmup_steps=500, ema_decay=0.9995
-    )
+    flow: FlowSettings = FlowSettings()
+    samples: SampleSettings = SampleSettings()
+    fit: FitSettings = _FIT
+
+    @field_validator("size")
+    @classmethod
+    def _is_known(cls, size: str) -> str:
+        network_size(size)
+        return size
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        kept = _FIT.model_dump()
+        if any(given.get(name) is not None for name in _LIMITS):
+            kept |= dict.fromkeys(_LIMITS)
+        return kept | given
 
 
 def train(
@@ -54,7 +85,7 @@ def train(
     on_event: OnEvent = ignore,
     resume: bool = True,
 ) -> FitResult:
-    """Train, resuming what an earlier call left in ``folder``, and write ``folder/generator``.
+    """Train on crystals in memory; see `train_on`.
 
     Args:
         batch: Crystals with the scalars of `SCALARS` among their properties where known.
@@ -71,32 +102,69 @@ def train(
         InputError: If the size is unknown or ``start_from`` is of another size.
         DataError: If no crystal can be trained on.
     """
-    if settings.size not in SIZES:
-        raise InputError(f"No size called '{settings.size}'. Known: {', '.join(SIZES)}.")
+    network_size(settings.size)
     before = len(batch)
     batch = usable(batch.with_properties(_space_group=space_group), max_atoms=settings.max_atoms)
-    space_group = batch.properties["_space_group"].long()
-    start = checkpoint.load(start_from) if start_from else None
-    scale = _scale_of(start[0]) if start else None
-    crystals = TrainingSet(batch, space_group, scale=scale, n_tokens=settings.n_tokens)
-    schema = crystals.schema
-    if start:
-        schema = {name: ScalarSchema(**start[1]["conditions"][name]) for name in SCALARS}
-    size = SIZES[settings.size]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        denoiser = Denoiser(size, crystals.scale, ConditionEncoder(size.width, schema))
-    if start:
-        checkpoint.load_into(denoiser, start[0], source=str(start_from))
-    result = fit(
-        FlowTask(denoiser),
-        crystals,
-        settings=settings.fit,
+    data = TrainingSet(
+        batch,
+        batch.properties["_space_group"].long(),
+        scale=scale_of(start_from),
+        n_tokens=settings.n_tokens,
+    )
+    facts = {"data": {"crystals_given": before, "crystals_used": len(data)}, **(facts or {})}
+    return train_on(
+        data,
+        settings=settings,
         folder=folder,
         seed=seed,
+        start_from=start_from,
+        facts=facts,
         on_event=on_event,
         resume=resume,
     )
+
+
+def train_on(
+    data: SizedBatches,
+    *,
+    settings: GeneratorSettings,
+    folder: Path,
+    seed: int,
+    start_from: Path | None = None,
+    facts: dict[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    resume: bool = True,
+) -> FitResult:
+    """Train, resuming what an earlier call left in ``folder``, and write ``folder/generator``.
+
+    With validation (see `GeneratorSettings.samples`) the weights of the best score are written,
+    and the best few stay in ``folder/best``; otherwise the last average.
+
+    Args:
+        data: Crystals in memory or on disk, in the scale of ``start_from`` where that is given.
+        settings: What to train and for how long.
+        folder: Where checkpoints and the log go.
+        seed: Everything random follows from it.
+        start_from: Checkpoint whose weights to start from.
+        facts: Provenance for the card: data, attribution, command.
+        on_event: Receives progress.
+        resume: False starts anew.
+
+    Raises:
+        InputError: If ``folder`` holds another training.
+        DataError: If ``start_from`` does not fit the size.
+    """
+    folder = Path(folder)
+    start = checkpoint.load(start_from) if start_from else None
+    schema = data.schema
+    if start:
+        schema = {name: schema_of(start[1]["conditions"][name]) for name in SCALARS}
+    size = network_size(settings.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = Denoiser(size, data.scale, ConditionEncoder(size.width, schema))
+    if start:
+        checkpoint.load_into(denoiser, start[0], source=str(start_from))
     card = {
         "kind": "flow",
         "format": 1,
@@ -104,20 +172,33 @@ def train(
         "max_atoms": settings.max_atoms,
         "n_parameters": sum(p.numel() for p in denoiser.parameters()),
         "conditions": {name: vars_of(schema[name]) for name in SCALARS},
-        "elements": crystals.elements.tolist(),
-        "shapes": torch.cat([crystals.shapes, crystals.shape_counts[:, None]], dim=1).tolist(),
-        "data": {"crystals_given": before, "crystals_used": len(crystals)},
-        "training": {
-            "seed": seed,
-            "steps": result.step,
-            "epochs": result.epoch,
-            "seconds": round(result.seconds),
-            "views": round(result.step * len(crystals) / max(1, crystals.n_batches())),
-            "settings": settings.model_dump(mode="json"),
-        },
-        **(facts or {}),
+        "elements": data.elements.tolist(),
+        "shapes": torch.cat([data.shapes, data.shape_counts[:, None]], dim=1).tolist(),
     }
-    checkpoint.save(folder / "generator", bare(result.weights), card)
+    is_scored = bool(settings.fit.validate_every_share or settings.fit.validate_every_steps)
+    score = SampleScore(data, card, settings=settings.samples, seed=seed) if is_scored else None
+    result = fit(
+        FlowTask(denoiser, settings.flow),
+        data,
+        settings=settings.fit.model_copy(update={"higher_is_better": True}),
+        folder=folder,
+        seed=seed,
+        validate=score,
+        on_event=on_event,
+        resume=resume,
+    )
+    card["training"] = {
+        "seed": seed,
+        "steps": result.step,
+        "epochs": result.epoch,
+        "seconds": round(result.seconds),
+        "views": round(result.step * len(data) / max(1, data.n_batches())) * settings.fit.devices,
+        "sample_score": result.best_score,
+        "sample_score_step": result.best_step,
+        "settings": settings.model_dump(mode="json"),
+    }
+    if result.is_chief:
+        checkpoint.save(folder / "generator", bare(result.weights), {**card, **(facts or {})})
     return result
 
 
@@ -150,6 +231,17 @@ def labelled_crystals(
     return batch, space_group, facts
 
 
+def network_size(name: str) -> NetworkSize:
+    """Return a preset of the network.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
+    if name not in SIZES:
+        raise InputError(f"No size called '{name}'. Known: {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
 def bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the denoiser's own tensors from those of its training task."""
     return {name.removeprefix("denoiser."): tensor for name, tensor in weights.items()}
@@ -161,5 +253,15 @@ def vars_of(schema: ScalarSchema) -> dict[str, float | int | None]:
     return {name: None if value != value else value for name, value in values.items()}
 
 
-def _scale_of(tensors: dict[str, Tensor]) -> LatticeScale:
-    return LatticeScale(mean=tensors["scale_mean"], std=tensors["scale_std"])
+def schema_of(values: dict[str, Any]) -> ScalarSchema:
+    """Return the schema that `vars_of` wrote on a card."""
+    known = {name: float("nan") if value is None else value for name, value in values.items()}
+    return ScalarSchema(**known)  # pyright: ignore[reportArgumentType]
+
+
+def scale_of(path: Path | None) -> LatticeScale | None:
+    """Return the lattice scale of a checkpoint; None without one."""
+    if path is None:
+        return None
+    tensors, _ = checkpoint.load(path)
+    return LatticeScale(mean=tensors["scale_mean"].double(), std=tensors["scale_std"].double())

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from matmill.errors import MissingExtraError
 from matmill.progress import OnEvent, ignore
 from matmill.training.precision import choose
-from matmill.training.run import BatchSource, Run
+from matmill.training.run import BatchSource, Run, Validate
 from matmill.training.settings import FitSettings
 from matmill.training.trackers import Tracker
 
@@ -32,7 +32,9 @@ class FitResult:
         epoch: Whole epochs done.
         seconds: Seconds of training, over all sittings.
         skipped: Steps left out because a number was not finite.
-        best_score: Lowest validation score, or None without validation.
+        best_score: Best validation score, or None without validation.
+        best_step: Step of that score.
+        is_chief: True in the first of several processes, the one that writes files.
         reason: What ended it: ``max_steps``, ``max_epochs``, ``max_seconds`` or ``patience``.
         weights: The model to use: the average at the best validation, or else the last average.
     """
@@ -44,6 +46,8 @@ class FitResult:
     best_score: float | None
     reason: str
     weights: dict[str, Tensor]
+    best_step: int = 0
+    is_chief: bool = True
 
 
 def fit(
@@ -53,7 +57,7 @@ def fit(
     settings: FitSettings,
     folder: Path,
     seed: int,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Validate | None = None,
     on_event: OnEvent = ignore,
     resume: bool = True,
     trackers: tuple[Tracker, ...] = (),
@@ -69,7 +73,9 @@ def fit(
         settings: Limits, optimiser, precision, checkpoints.
         folder: For ``last.safetensors``, ``last.json`` and ``log.csv``.
         seed: Everything random follows from it.
-        validate: Called with the averaged model in evaluation mode; lower is better.
+        validate: Called with the averaged model in evaluation mode; returns a score (lower
+            is better, unless the settings say otherwise), or scores of which ``"validation"``
+            decides.
         on_event: Receives loss, rate and time left.
         resume: False starts anew and overwrites.
         trackers: Further places for the numbers of the log.
@@ -107,6 +113,8 @@ def fit(
         best_score=counters.best_score,
         reason=run.ended or "",
         weights=weights,
+        best_step=counters.best_step,
+        is_chief=run.is_chief,
     )
 
 
@@ -143,7 +151,7 @@ def _drive(run: Run, settings: FitSettings) -> None:
             return batch if device.type == "cpu" else _moved(batch, device)
 
         def on_fit_end(self) -> None:
-            run.save()
+            run.finish()
 
     class SaveOnStop(pl.Callback):
         """Keep the state when the user or the machine stops the run."""

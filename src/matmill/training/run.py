@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from matmill.errors import DataError, InputError
-from matmill.progress import Event, OnEvent
+from matmill.progress import OnEvent
 from matmill.randomness import child, child_seed
 from matmill.training import checkpoint
 from matmill.training.average import MovingAverage
+from matmill.training.keep import keep_best
 from matmill.training.optimizer import load_state, make_optimizer
+from matmill.training.report import Report
 from matmill.training.schedule import Limits, rate_factor
 from matmill.training.settings import FitSettings
 from matmill.training.trackers import CsvLog, Tracker
 
 MAX_BAD_STEPS = 20
-_EMIT_SECONDS = 0.5
 
 
 @runtime_checkable
@@ -31,6 +32,10 @@ class BatchSource(Protocol):
     def epoch(self, number: int, rng: torch.Generator) -> Iterator[Any]:
         """Yield the batches of one epoch; the same number and rng state give the same ones."""
         ...
+
+
+Validate = Callable[[nn.Module], float | Mapping[str, float]]
+"""Scores a model: a number, or numbers by name of which ``"validation"`` decides."""
 
 
 @dataclass
@@ -44,9 +49,12 @@ class Counters:
         seconds: Seconds of training over all sittings.
         skipped: Steps left out because a number was not finite.
         epoch_length: Batches of the last whole epoch; 0 while unknown.
-        best_score: Lowest validation score; None before the first.
+        best_score: Best validation score; None before the first.
         best_step: Step of that score.
         stale_validations: Validations since then.
+        last_score: Newest validation score; None before the first.
+        validated_step: Step of that score.
+        validation_seconds: Part of ``seconds`` that went into validation.
     """
 
     step: int = 0
@@ -58,6 +66,15 @@ class Counters:
     best_score: float | None = None
     best_step: int = 0
     stale_validations: int = 0
+    last_score: float | None = None
+    validated_step: int = -1
+    validation_seconds: float = 0.0
+
+    @property
+    def epochs(self) -> float:
+        """Epochs done, with the part of the present one; whole ones while its length is unknown."""
+        length = self.epoch_length
+        return self.epoch + (min(self.position / length, 1.0) if length else 0.0)
 
 
 class Run:
@@ -71,14 +88,15 @@ class Run:
         settings: FitSettings,
         folder: Path,
         seed: int,
-        validate: Callable[[nn.Module], float] | None,
+        validate: Validate | None,
         on_event: OnEvent,
         trackers: tuple[Tracker, ...],
     ) -> None:
         self.task, self.batches, self.settings, self.seed = task, batches, settings, seed
-        self.folder, self.validate, self.on_event = folder, validate, on_event
+        self.folder, self.validate = folder, validate
         self.trackers: tuple[Tracker, ...] = trackers
         self.limits = Limits(settings.max_steps, settings.max_epochs, settings.max_seconds)
+        self.report = Report(self.limits, on_event)
         self.counters = Counters()
         self.average = MovingAverage(task, settings.ema_decay)
         self.best: dict[str, Tensor] = {}
@@ -89,10 +107,9 @@ class Run:
         self.optimizer: torch.optim.Optimizer | None = None
         self._optimizer_tensors: dict[str, Tensor] = {}
         self._bad_in_row = 0
-        self._sums: dict[str, float] = {}
-        self._n_summed = 0
         self._rate = 0.0
         self._base_seconds = 0.0
+        self._validation_mark = 0
 
     # ------------------------------------------------------------------ start and resume
     def restore(self) -> bool:
@@ -132,9 +149,13 @@ class Run:
         if self.is_chief:
             log = CsvLog(self.folder / "log.csv", last_step=self.counters.step)
             self.trackers = (log, *self.trackers)
-        self._base_seconds = self.counters.seconds
-        self._began = self._saved = self._emitted = self._logged_at = time.monotonic()
-        self._logged_step = self.counters.step
+        counters = self.counters
+        self._base_seconds = counters.seconds
+        if share := self.settings.validate_every_share:
+            done = self.limits.progress(counters.step, counters.epochs, counters.seconds)
+            self._validation_mark = math.floor(done / share + 1e-9)
+        self._began = self._saved = time.monotonic()
+        self.report.begin(self.counters.step)
 
     # ------------------------------------------------------------------ data
     def __len__(self) -> int:
@@ -213,39 +234,74 @@ class Run:
                 f"({self.settings.learning_rate:g})."
             )
         if is_finite:
-            self._count(parts, float(norm))
+            self.report.count(parts, float(norm))
         self._after_step()
 
     def _after_step(self) -> None:
-        every = self.settings.validate_every_steps
         step = self.counters.step
-        if step % self.settings.log_every_steps == 0:
-            self._log()
-        if self.validate is not None and every and step % every == 0:
-            self._validate()
+        if self.is_chief and step % self.settings.log_every_steps == 0:
+            self.report.log(self.counters, self._rate, self.trackers)
         self.check_end()
+        if self.validate is not None and self._is_due():
+            self._validate()
+            self.check_end()
         now = time.monotonic()
         if self.ended is None and now - self._saved >= self.settings.checkpoint_every_seconds:
             self.save()
 
+    def _is_due(self) -> bool:
+        """Return whether to validate after this step."""
+        counters, settings = self.counters, self.settings
+        every, share = settings.validate_every_steps, settings.validate_every_share
+        if every and counters.step % every == 0:
+            return True
+        if not share or self.ended is not None:
+            return False  # `finish` validates the end
+        # Without a limit of time the run must not depend on the clock.
+        is_dear = counters.validation_seconds > settings.validate_max_cost * counters.seconds
+        if self.limits.seconds is not None and is_dear:
+            return False
+        done = self.limits.progress(counters.step, counters.epochs, counters.seconds)
+        mark = math.floor(done / share + 1e-9)
+        is_new, self._validation_mark = mark > self._validation_mark, mark
+        return is_new
+
     def _validate(self) -> None:
         assert self.validate is not None
+        counters, settings = self.counters, self.settings
+        began = self._shared_seconds()
         device_type = next(self.task.parameters()).device.type
         # Scores are compared over the whole run: no rounding to bfloat16 in them.
         exact = torch.autocast(device_type, enabled=False)
         with self.average.applied(self.task), torch.no_grad(), exact:
-            score = float(self.validate(self.task))
-        counters = self.counters
-        if math.isfinite(score) and (counters.best_score is None or score < counters.best_score):
+            found = self.validate(self.task)
+        parts = {"validation": float(found)} if isinstance(found, (int, float)) else dict(found)
+        score = parts["validation"]
+        sign = -1.0 if settings.higher_is_better else 1.0
+        best = counters.best_score
+        is_best = math.isfinite(score) and (best is None or sign * score < sign * best)
+        if is_best:
             counters.best_score, counters.best_step = score, counters.step
             counters.stale_validations = 0
             self.best = {name: t.clone() for name, t in self.average.tensors.items()}
         else:
             counters.stale_validations += 1
+        counters.last_score, counters.validated_step = score, counters.step
         counters.seconds = self._shared_seconds()
-        if self.is_chief:
-            for tracker in self.trackers:
-                tracker.log(counters.step, {"validation": score})
+        counters.validation_seconds += counters.seconds - began
+        if not self.is_chief:
+            return
+        for tracker in self.trackers:
+            tracker.log(counters.step, parts)
+        if settings.keep_best and math.isfinite(score):
+            ranked = {**parts, "rank": sign * score}
+            keep_best(
+                self.folder / "best",
+                self.average.tensors,
+                step=counters.step,
+                scores=ranked,
+                n=settings.keep_best,
+            )
 
     def check_end(self) -> None:
         """Note in ``ended`` which limit is reached, if any."""
@@ -257,10 +313,8 @@ class Run:
     def _set_rate(self) -> None:
         assert self.optimizer is not None
         counters = self.counters
-        length = counters.epoch_length
-        epochs = counters.epoch + (min(counters.position / length, 1.0) if length else 0.0)
         self._rate = self.settings.learning_rate * rate_factor(
-            self.limits.progress(counters.step, epochs, counters.seconds),
+            self.limits.progress(counters.step, counters.epochs, counters.seconds),
             counters.step,
             warmup_steps=self.settings.warmup_steps,
             decay=self.settings.decay,
@@ -287,55 +341,13 @@ class Run:
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
         return bool(flag > 0.5)
 
-    # ------------------------------------------------------------------ reports and checkpoints
-    def _count(self, parts: dict[str, Tensor], norm: float) -> None:
-        for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
-        self._sums["gradient_norm"] = self._sums.get("gradient_norm", 0.0) + norm
-        self._n_summed += 1
-
-    def _log(self) -> None:
-        if not self.is_chief:
-            return
-        counters, now = self.counters, time.monotonic()
-        means = {name: total / max(self._n_summed, 1) for name, total in self._sums.items()}
-        self._sums, self._n_summed = {}, 0
-        speed = (counters.step - self._logged_step) / max(now - self._logged_at, 1e-9)
-        self._logged_step, self._logged_at = counters.step, now
-        values = {
-            "epoch": float(counters.epoch),
-            "seconds": counters.seconds,
-            "learning_rate": self._rate,
-            "steps_per_second": speed,
-            "skipped": float(counters.skipped),
-            **means,
-        }
-        for tracker in self.trackers:
-            tracker.log(counters.step, values)
-        if now - self._emitted >= _EMIT_SECONDS or counters.step == self.limits.steps:
-            self._emitted = now
-            self._emit(means, speed)
-
-    def _emit(self, means: dict[str, float], speed: float) -> None:
-        counters, limits = self.counters, self.limits
-        length = counters.epoch_length
-        epochs = counters.epoch + (counters.position / length if length else 0.0)
-        progress = limits.progress(counters.step, epochs, counters.seconds)
-        left = counters.seconds * (1.0 / progress - 1.0) if progress > 0 else math.nan
-        total = limits.steps or (round(counters.step / progress) if progress > 0 else None)
-        loss = means.get("loss", math.nan)
-        values = {"loss": loss, "steps_per_second": speed, "seconds_left": left}
-        if counters.best_score is not None:
-            values["best_score"] = counters.best_score
-        self.on_event(
-            Event(
-                stage="train",
-                done=counters.step,
-                total=total,
-                message=f"epoch {counters.epoch}",
-                values=values,
-            )
-        )
+    # ------------------------------------------------------------------ checkpoints
+    def finish(self) -> None:
+        """Validate the last weights, where that is done at intervals, and save."""
+        is_new = self.counters.validated_step != self.counters.step
+        if self.validate is not None and self.settings.validate_every_share and is_new:
+            self._validate()
+        self.save()
 
     def save(self) -> None:
         """Write the resumable checkpoint ``last``; only the first process does."""

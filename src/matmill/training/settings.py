@@ -30,6 +30,12 @@ class FitSettings(Settings):
         precision: ``auto`` takes bfloat16 where a short test shows that it pays.
         patience: Validations without a better score before stopping; 0 never stops.
         validate_every_steps: Steps between validations; 0 never validates.
+        validate_every_share: Share of the training between validations, by the limit that is
+            nearest; then the end is validated too. 0 never validates.
+        validate_max_cost: With a limit of time, validations that come by share are put off while
+            they have taken more than this share of it.
+        higher_is_better: Whether validation scores are to be large.
+        keep_best: How many of the best validated weights stay in the folder ``best``.
         log_every_steps: Steps that one row of the log averages over.
         checkpoint_every_seconds: Time between resumable checkpoints.
         accelerator: Lightning's name of the device: ``auto``, ``cpu``, ``cuda``, ``mps``.
@@ -53,6 +59,10 @@ class FitSettings(Settings):
     precision: Precision = "auto"
     patience: Annotated[int, Field(ge=0)] = 0
     validate_every_steps: Annotated[int, Field(ge=0)] = 0
+    validate_every_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    validate_max_cost: Annotated[float, Field(ge=0.0)] = 0.03
+    higher_is_better: bool = False
+    keep_best: Annotated[int, Field(ge=0)] = 0
     log_every_steps: Annotated[int, Field(gt=0)] = 20
     checkpoint_every_seconds: Annotated[float, Field(ge=0.0)] = 180.0
     accelerator: str = "auto"
