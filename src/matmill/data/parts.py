@@ -1,39 +1,57 @@
 """Which rows train, validate and test: a text column "split", the same for every model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from matmill.data.compositions import Table
+from matmill.data.rows import RowsT
 from matmill.data.splits import PARTS, split
 from matmill.errors import DataError
 from matmill.randomness import child_seed
 
 COLUMN = "split"
 LEAST_ROWS = 10  # a tenth of them must be a row
+_FRACTIONS = (0.8, 0.1, 0.1)
+
+
+def with_parts(table: RowsT, names: Sequence[str]) -> RowsT:
+    """Return the table with a note that says which part each row is in."""
+    return replace(table, notes={**table.notes, COLUMN: tuple(names)})
 
 
 def divided(table: Table, *, seed: int = 0) -> Table:
     """Return the table with a part for each row: those it has, else 80/10/10 by formula.
 
+    Where the table names training rows but no validation rows, a tenth of the training rows
+    become these, by formula; its test rows stay test rows.
+
     Raises:
-        DataError: If there are too few rows, or formulas, for three parts.
+        DataError: If there are too few rows for three parts.
+        InputError: If there are too few formulas.
     """
-    notes = table.notes.get(COLUMN)
-    if notes is not None and "train" in notes:
+    notes = table.notes.get(COLUMN) or ()
+    if {"train", "val"} <= set(notes):
         return table
-    if len(table) < LEAST_ROWS:
+    names = [note or "" for note in notes]
+    learned = rows_of(table)["train"]
+    fractions = (0.9, 0.1, 0.0)
+    if "train" not in names:
+        names, learned, fractions = [""] * len(table), torch.arange(len(table)), _FRACTIONS
+    if len(learned) < LEAST_ROWS:
         raise DataError(
-            f"{table.source or 'The table'} has {len(table)} usable row(s); at least "
+            f"{table.source or 'The table'} has {len(learned)} usable row(s); at least "
             f"{LEAST_ROWS} are needed to train, validate and test."
         )
-    found = split(table, "formula", seed=child_seed(seed, "split"))
-    names = [""] * len(table)
-    for part, rows in found.parts.items():
-        for row in rows.tolist():
+    rows = table.select(learned)
+    found = split(rows, "formula", seed=child_seed(seed, "split"), fractions=fractions)
+    for part, places in found.parts.items():
+        for row in learned[places].tolist():
             names[row] = part
-    return replace(table, notes={**table.notes, COLUMN: tuple(names)})
+    return with_parts(table, names)
 
 
 def check_target(table: Table, target: str) -> None:
@@ -56,6 +74,12 @@ def check_target(table: Table, target: str) -> None:
             f"The {len(known)} values of '{column}' of {where} are all alike "
             f"({float(known[0]):g}): nothing can be learned from one value or one class."
         )
+
+
+def is_tested(table: Table) -> Bool[Tensor, " n_rows"]:
+    """Return which rows are test rows; none are without the column."""
+    notes = table.notes.get(COLUMN, ("",) * len(table))
+    return torch.tensor([note == "test" for note in notes], dtype=torch.bool)
 
 
 def rows_of(table: Table) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from matmill import registry
 from matmill.data.compositions import LabelledCompositions, Table, items
-from matmill.data.parts import check_target
+from matmill.data.parts import check_target, divided, is_tested, with_parts
 from matmill.data.splits import split
 from matmill.errors import DataError, MatmillError
 from matmill.predict.networks import NETWORKS
@@ -82,6 +82,8 @@ class AutoPredictor:
         """
         column = table.column_name(target)
         check_target(table, column)
+        # Before any trial: rows that the chosen model is scored on must not choose it.
+        table = divided(table, seed=seed)
         candidates = models or suitable(table)
         trials = []
         for place, model in enumerate(candidates):
@@ -184,10 +186,7 @@ def _inner_folds(table: Table, seed: int) -> list[tuple[Tensor, Tensor]]:
 
     Test rows of the table's own column "split" stay out; no formula is on both sides.
     """
-    notes = table.notes.get("split")
-    rows = torch.tensor(
-        [i for i in range(len(table)) if notes is None or notes[i] != "test"], dtype=torch.int64
-    )
+    rows = torch.nonzero(~is_tested(table)).flatten()
     inner = table.select(rows)
     n_folds = 3 if len(rows) < _FEW else 5
     folds = range(n_folds) if len(rows) < _FEW else range(1)
@@ -203,5 +202,4 @@ def _with_validation(table: Table, seed: int) -> Table:
     order = torch.randperm(len(table), generator=child(seed, "rows"))
     is_val = torch.zeros(len(table), dtype=torch.bool)
     is_val[order[: max(1, len(table) // 10)]] = True
-    names = tuple("val" if flag else "train" for flag in is_val.tolist())
-    return replace(table, notes={**table.notes, "split": names})
+    return with_parts(table, ["val" if flag else "train" for flag in is_val.tolist()])

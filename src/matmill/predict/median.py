@@ -11,6 +11,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table
+from matmill.data.parts import is_tested
 from matmill.errors import DataError
 from matmill.predict.calibrate import conformal_quantile
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
@@ -45,14 +46,14 @@ class MedianPredictor:
         seed: int = 0,
         on_event: OnEvent = ignore,  # noqa: ARG003
     ) -> "MedianPredictor":
-        """Return the predictor of a table.
+        """Return the predictor of a table; rows whose note ``split`` is ``test`` stay out.
 
         Raises:
             DataError: If fewer than two labels are known.
         """
         column = table.column_name(target)
         known = table.column(column).double()
-        known = known[torch.isfinite(known)]
+        known = known[torch.isfinite(known) & ~is_tested(table)]
         if len(known) < _LEAST_ROWS:
             raise DataError(f"'{column}' of {table.source or 'the table'} has {len(known)} labels.")
         card = {

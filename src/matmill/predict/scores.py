@@ -12,6 +12,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.composition import element_counts
 from matmill.data.compositions import Table, items
+from matmill.data.parts import is_tested
 from matmill.errors import DataError
 from matmill.graphs.graph import Graph
 from matmill.predict import calibrate
@@ -251,11 +252,8 @@ def score_on_test(predictor: Predictor, table: Table) -> dict[str, dict[str, Any
 
     Empty when there are fewer than two of them with a value.
     """
-    notes = table.notes.get("split", ())
-    is_test = torch.tensor([note == "test" for note in notes], dtype=torch.bool)
     column = table.column_name(predictor.column)
-    if len(notes):
-        is_test &= torch.isfinite(table.column(column))
+    is_test = is_tested(table) & torch.isfinite(table.column(column))
     if int(is_test.sum()) < 2:
         return {}
     return {predictor.column: evaluate_predictor(predictor, table.select(is_test), column)}

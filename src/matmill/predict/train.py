@@ -15,6 +15,7 @@ from matmill import __version__
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table, items
+from matmill.data.parts import COLUMN, LEAST_ROWS, divided, rows_of
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
@@ -71,7 +72,7 @@ def train_predictor(
     """Train, calibrate and score an ensemble; a killed call continues when repeated.
 
     Rows are divided by the table's ``split`` column (train, val, test) where there is one, and
-    otherwise by formula, 80/10/10: no formula is in two parts.
+    otherwise by formula, 80/10/10: no formula is in two parts; see `data.parts.divided`.
 
     Args:
         table: Crystals or compositions with labels; rows without any of the targets are left
@@ -101,11 +102,12 @@ def train_predictor(
     helpers = [table.column_name(name) for name in auxiliary]
     if len({*columns, *helpers}) < len(columns) + len(helpers) or not columns:
         raise InputError("Give at least one target, and each column only once.")
-    # Asked before rows go: a part whose rows have no label is an error, not a reason to divide.
-    is_divided = {"train", "val"} <= set(table.notes.get("split") or ())
+    # Before rows go: a part whose rows have no label is an error, not a reason to divide.
+    is_divided = "train" in table.notes.get(COLUMN, ())
+    table = divided(table, seed=seed) if is_divided else table
     table = _usable(table, [*columns, *helpers], settings.max_atoms)
     values = torch.stack([table.column(name).double() for name in [*columns, *helpers]], dim=1)
-    parts = _parts(table, values[:, : len(columns)], seed, is_divided=is_divided)
+    parts = _parts(table if is_divided else divided(table, seed=seed), values[:, : len(columns)])
     names = [*columns, *helpers]
     scales = [
         TargetScale.of(name, values[parts.train, i], is_plain=settings.scale == "mean", seed=seed)
@@ -254,27 +256,17 @@ def _usable(table: Table, columns: list[str], max_atoms: int) -> Table:
         is_known &= table.crystals.n_atoms <= max_atoms
         is_known[table.crystals.crystal_index[(numbers < 1) | (numbers > 118)]] = False
         is_known &= table.crystals.volume > 1e-6
-    if int(is_known.sum()) < 10:
+    if int(is_known.sum()) < LEAST_ROWS:
         raise DataError(
             f"Only {int(is_known.sum())} of {len(table)} rows have a value of "
-            f"{', '.join(columns)} and at most {max_atoms} atoms; at least 10 are needed."
+            f"{', '.join(columns)} and at most {max_atoms} atoms; at least {LEAST_ROWS} are "
+            "needed."
         )
     return table.select(is_known)
 
 
-def _parts(table: Table, values: Tensor, seed: int, *, is_divided: bool) -> Parts:
-    if is_divided:
-        notes = table.notes["split"]
-        rows = {
-            name: torch.tensor([i for i, note in enumerate(notes) if note == name]).long()
-            for name in ("train", "val", "test")
-        }
-        parts = Parts(**rows)
-    else:
-        from matmill.data.splits import split
-
-        found = split(table, kind="formula", seed=child_seed(seed, "split"))
-        parts = Parts(found.train, found.val, found.test)
+def _parts(table: Table, values: Tensor) -> Parts:
+    parts = Parts(**rows_of(table))
     for name, rows in (("training", parts.train), ("validation", parts.val)):
         if not bool(torch.isfinite(values[rows]).any(0).all()):
             raise DataError(

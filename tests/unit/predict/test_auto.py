@@ -6,12 +6,14 @@ import torch
 from matmill import registry
 from matmill.crystals.compositions import parse_formulas
 from matmill.data.compositions import LabelledCompositions
+from matmill.data.parts import rows_of
 from matmill.errors import DataError
 from matmill.predict.auto import AutoPredictor, suitable
 from matmill.predict.median import MedianPredictor
 from matmill.predict.protocol import Prediction
 
 CALLS: list[str] = []
+TABLES: list[LabelledCompositions] = []
 
 
 class NickelPredictor(MedianPredictor):
@@ -20,6 +22,7 @@ class NickelPredictor(MedianPredictor):
     @classmethod
     def fit(cls, table, target, **more):
         CALLS.append("nickel")
+        TABLES.append(table)
         plain = MedianPredictor.fit(table, target, **more)
         return cls(plain.values, plain.card)
 
@@ -49,6 +52,7 @@ class BrokenPredictor(MedianPredictor):
 @pytest.fixture
 def models(monkeypatch):
     CALLS.clear()
+    TABLES.clear()
     targets = {
         "median": "matmill.predict.median:MedianPredictor",
         "nickel": f"{__name__}:NickelPredictor",
@@ -67,7 +71,8 @@ def alloys(n=60):
     shares = torch.linspace(0.05, 0.95, n).double()
     batch = parse_formulas([f"Fe{1 - x:.4f}Ni{x:.4f}" for x in shares.tolist()])
     batch = type(batch)(amounts=batch.amounts, properties={"strength": 100 + 50 * shares})
-    return LabelledCompositions(compositions=batch)
+    ids = tuple(f"alloy-{row}" for row in range(n))
+    return LabelledCompositions(compositions=batch.with_ids(ids))
 
 
 def test_the_smallest_inner_error_wins_and_the_card_says_why(models, tmp_path):
@@ -102,3 +107,12 @@ def test_too_few_rows_and_no_model_at_all(tmp_path):
 
 def test_candidates_suit_the_table():
     assert suitable(alloys()) == ("tabular", "roost")
+
+
+def test_no_trial_sees_the_rows_that_the_choice_is_scored_on(models, tmp_path):
+    AutoPredictor.fit(alloys(), "strength", folder=tmp_path, models=models)
+    trials, final = TABLES[:-1], TABLES[-1]
+    tested = {final.ids[row] for row in rows_of(final)["test"].tolist()}
+    assert len(tested) > 3
+    assert len(trials) == 3
+    assert all(not tested & set(trial.ids) for trial in trials)

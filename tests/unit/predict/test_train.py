@@ -11,6 +11,7 @@ import torch
 from salt_tables import SMALL, make_table
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.data.parts import with_parts
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.predict.ensemble import load_model
@@ -199,6 +200,20 @@ def test_rows_without_split_are_divided_by_formula(tmp_path):
     labels = model.card["data"]["labels"]["formation_energy_per_atom_ev"]
     assert sum(labels.values()) == 240
     assert min(labels.values()) > 5
+
+
+def test_test_rows_stay_out_of_a_table_that_names_no_validation_rows(tmp_path):
+    table = make_table()
+    is_test = torch.tensor([part == "test" for part in table.notes["split"]])
+    table = with_parts(table, ["test" if flag else "train" for flag in is_test.tolist()])
+    model = train_predictor(
+        table, ["formation_energy"], settings=TrainSettings(**SMALL, epochs=1), folder=tmp_path
+    )
+    labels = model.card["data"]["labels"]["formation_energy_per_atom_ev"]
+    assert labels["test"] == int(is_test.sum())
+    assert labels["val"] > 5
+    known = table.column("formation_energy")
+    assert model.card["scales"][0]["high"] <= float(known[~is_test].max())
 
 
 def test_too_few_or_constant_labels_are_refused(tmp_path):

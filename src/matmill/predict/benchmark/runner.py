@@ -15,6 +15,7 @@ import torch
 
 from matmill import __version__, registry
 from matmill.data.compositions import Table, items
+from matmill.data.parts import with_parts
 from matmill.errors import InputError, MatmillError
 from matmill.predict.benchmark.cells import Cell, divide, result_file
 from matmill.predict.benchmark.scoring import score_classes, score_regression
@@ -23,7 +24,6 @@ from matmill.predict.benchmark.tasks import (
     find_task,
     in_published_order,
     open_task,
-    with_parts,
 )
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child_seed

@@ -1,6 +1,6 @@
 """The prediction tasks that `matmill benchmark predict` knows, and how their tables are found."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -226,11 +226,6 @@ def in_published_order(task: Task, table: Table) -> Table:
     if not (task.has_official_folds and all(number.isdigit() for number in numbers)):
         return table
     return table.select(torch.tensor([int(number) for number in numbers]).argsort(stable=True))
-
-
-def with_parts(table: Table, names: list[str]) -> Table:
-    """Return the table with a note that says which part each row is in."""
-    return replace(table, notes={**table.notes, "split": tuple(names)})
 
 
 def _downloaded(task: Task, on_event: OnEvent) -> Table:

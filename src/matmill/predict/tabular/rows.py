@@ -10,7 +10,8 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
-from matmill.data.compositions import Table, items
+from matmill.data.compositions import Table
+from matmill.data.parts import COLUMN, LEAST_ROWS, rows_of
 from matmill.data.splits import split
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.predict.descriptors.blocks import BLOCKS, FROM_FORMULA, compute
@@ -21,7 +22,6 @@ from matmill.predict.tabular.kept import kept_features
 from matmill.progress import OnEvent
 from matmill.randomness import child, child_seed
 
-LEAST_ROWS = 10
 LEAST_OF_A_CLASS = 3
 _FORMULA_BLOCKS = ("composition", "elements")
 _STRUCTURE_BLOCKS = ("structure",)
@@ -69,12 +69,8 @@ def labelled(table: Table, target: str, seed: int) -> Labelled:
         )
     table, values = table.select(known), values[known]
     is_classification = bool(((values == 0) | (values == 1)).all())
-    notes = table.notes.get("split")
-    if notes is not None and "train" in notes:
-        parts = {
-            part: torch.tensor([row for row, note in enumerate(notes) if note == part]).long()
-            for part in ("train", "val", "test")
-        }
+    if "train" in table.notes.get(COLUMN, ()):
+        parts = rows_of(table)
         train, test = torch.cat([parts["train"], parts["val"]]).sort().values, parts["test"]
     else:
         found = split(table, "formula", seed=child_seed(seed, "split"), fractions=(0.9, 0.0, 0.1))
@@ -223,8 +219,3 @@ def data_card(found: Labelled) -> dict[str, Any]:
         "n_train": len(found.train),
         "n_test": len(found.test),
     }
-
-
-def batch_of(table: Table) -> CrystalBatch | CompositionBatch:
-    """Return the crystals or compositions of a table."""
-    return items(table)

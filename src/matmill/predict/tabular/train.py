@@ -11,7 +11,7 @@ from torch import Tensor
 
 from matmill import __version__
 from matmill.crystals.compositions import CompositionBatch
-from matmill.data.compositions import Table
+from matmill.data.compositions import Table, items
 from matmill.errors import InputError, UnknownNameError
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
 from matmill.predict.chemistry import families
@@ -70,7 +70,7 @@ def train_tabular(
     chosen = _settings(settings)
     learners = _known_learners(chosen)
     found = labels.labelled(table, target, seed)
-    batch = labels.batch_of(found.table.select(found.train))
+    batch = items(found.table.select(found.train))
     blocks = labels.choose_blocks(batch, wanted=chosen.blocks, preset=chosen.preset)
     kept = chosen.descriptors or folder / "descriptors"
     features = labels.features_of(batch, blocks, folder=kept, on_event=on_event)

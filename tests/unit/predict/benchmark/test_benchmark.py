@@ -10,7 +10,7 @@ from sklearn.model_selection import KFold
 
 from matmill.crystals.compositions import parse_formulas
 from matmill.data.compositions import LabelledCompositions
-from matmill.data.parts import divided, rows_of
+from matmill.data.parts import with_parts
 from matmill.errors import InputError, UnknownNameError
 from matmill.predict.benchmark import report, runner
 from matmill.predict.benchmark.cells import Cell, divide
@@ -208,12 +208,14 @@ def test_median_predictor_saves_and_covers(tmp_path):
     assert torch.equal(again.mean, prediction.mean)
 
 
-def test_parts_are_those_of_the_table_or_by_formula():
-    table = divided(alloys(50), seed=1)
-    rows = rows_of(table)
-    assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(50))
-    assert len(rows["test"]) >= 1
-    assert divided(table, seed=2).notes == table.notes
+def test_the_median_is_that_of_the_training_rows(tmp_path):
+    table = alloys(100)
+    truth = table.column("yield_strength_mpa")
+    is_test = truth > truth.median()
+    named = with_parts(table, ["test" if flag else "train" for flag in is_test.tolist()])
+    model = MedianPredictor.fit(named, "yield_strength_mpa", folder=tmp_path)
+    assert float(model.values.max()) == float(truth[~is_test].max())
+    assert len(model.values) == int((~is_test).sum())
 
 
 def test_unknown_names_are_told(folder):
