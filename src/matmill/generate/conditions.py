@@ -33,6 +33,16 @@ _TRANSFORMS = {
     "log1p_50mev": lambda x: torch.log1p(x.clamp_min(0.0) / 0.05),
     "log10": lambda x: torch.log10(x.clamp_min(1e-2)),
 }
+_INVERSES = {
+    "identity": lambda x: x,
+    "log1p": torch.expm1,
+    "log1p_50mev": lambda x: 0.05 * torch.expm1(x),
+    "log10": lambda x: 10.0**x,
+}
+# Half-widths of shown ranges in standard deviations, and the share of views that show a value.
+RANGE_HALF_WIDTHS = (0.05, 1.5)
+_POINT_SHARE = 0.6
+RANGE_WEIGHTS = "encoder.scalar_range"  # their name in a checkpoint, where a network has them
 # First and last number of each crystal system, triclinic to cubic.
 CRYSTAL_SYSTEMS: dict[str, tuple[int, int]] = {
     "triclinic": (1, 2),
@@ -64,6 +74,8 @@ class Conditions:
         crystal_system: 1..7, 0 where not given, ``(b,)``.
         added: Ranges (low, high) of the properties of adapters in their units, equal for a value,
             NaN where not given, ``(b, n_added, 2)``; no property by default.
+        upper: Upper ends where ``scalars`` are the lower ends of ranges, NaN for values,
+            ``(b, n_scalars)``; only networks that were taught ranges read it.
     """
 
     scalars: Float[Tensor, "b s"]
@@ -72,10 +84,13 @@ class Conditions:
     space_group: Int[Tensor, " b"]
     crystal_system: Int[Tensor, " b"]
     added: Float[Tensor, "b k 2"] = None  # pyright: ignore[reportAssignmentType]
+    upper: Float[Tensor, "b s"] = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
         if self.added is None:
             object.__setattr__(self, "added", self.scalars.new_zeros(len(self.scalars), 0, 2))
+        if self.upper is None:
+            object.__setattr__(self, "upper", torch.full_like(self.scalars, torch.nan))
 
     @classmethod
     def none(cls, b: int, *, n_added: int = 0) -> "Conditions":
@@ -187,9 +202,18 @@ class ScalarSchema:
 
 
 class ConditionEncoder(nn.Module):
-    """Sums one vector per condition, ``(b, width)``."""
+    """Sums one vector per condition, ``(b, width)``.
 
-    def __init__(self, width: int, schema: dict[str, ScalarSchema]) -> None:
+    Args:
+        width: Of the network.
+        schema: What is known of each scalar.
+        reads_ranges: Whether ranges of scalars are told apart from values. The weights for it
+            start at zero, so that a network taught without them can learn them later.
+    """
+
+    def __init__(
+        self, width: int, schema: dict[str, ScalarSchema], *, reads_ranges: bool = False
+    ) -> None:
         super().__init__()
         self.schema = schema
         n_scalars = len(SCALARS)
@@ -198,6 +222,9 @@ class ConditionEncoder(nn.Module):
         self.scalar_bias = nn.Parameter(torch.zeros(n_scalars, hidden))
         self.scalar_out = nn.Parameter(torch.randn(n_scalars, hidden, width) * 0.05)
         self.scalar_null = nn.Parameter(torch.zeros(n_scalars, width))
+        self.scalar_range = (
+            nn.Parameter(torch.zeros(n_scalars, 2, hidden)) if reads_ranges else None
+        )
         self.elements = nn.Linear(N_ELEMENTS + 2, width)
         self.elements_null = nn.Parameter(torch.zeros(width))
         self.space_group = nn.Embedding(231, width)
@@ -207,21 +234,56 @@ class ConditionEncoder(nn.Module):
         stats = torch.tensor([[schema[name].mean, schema[name].std] for name in SCALARS])
         self.register_buffer("stats", stats, persistent=False)
 
-    def forward(self, conditions: Conditions) -> Tensor:
-        """Return the sum of the condition vectors."""
-        known = torch.isfinite(conditions.scalars)
-        values = conditions.scalars.nan_to_num(0.0)
+    def standard(self, values: Float[Tensor, "b s"]) -> Float[Tensor, "b s"]:
+        """Return scalars in standard deviations from their means, straightened and clamped."""
         straight = torch.stack(
             [_TRANSFORMS[kind](values[:, i]) for i, kind in enumerate(SCALARS.values())], dim=1
         )
         assert isinstance(self.stats, Tensor)
-        x = ((straight - self.stats[:, 0]) / self.stats[:, 1]).clamp(-2 * _REACH, 2 * _REACH)
+        x = (straight - self.stats[:, 0]) / self.stats[:, 1]
+        return x.clamp(-2 * _REACH, 2 * _REACH)
+
+    def widened(self, conditions: Conditions, rng: torch.Generator) -> Conditions:
+        """Replace some values by ranges that hold them anywhere, where ranges are learnt at all."""
+        if self.scalar_range is None:
+            return conditions
+        assert isinstance(self.stats, Tensor)
+        u = torch.rand(3, *conditions.scalars.shape, generator=rng, device=rng.device)
+        narrow, wide = RANGE_HALF_WIDTHS
+        half = narrow + (wide - narrow) * u[1]
+        middle = self.standard(conditions.scalars.nan_to_num(0.0)) + half * (2 * u[2] - 1)
+        ends = [(middle + side * half) * self.stats[:, 1] + self.stats[:, 0] for side in (-1, 1)]
+        low, high = (
+            torch.stack([_INVERSES[kind](e[:, i]) for i, kind in enumerate(SCALARS.values())], 1)
+            for e in ends
+        )
+        is_range = (u[0] >= _POINT_SHARE) & torch.isfinite(conditions.scalars)
+        return replace(
+            conditions,
+            scalars=torch.where(is_range, low, conditions.scalars),
+            upper=torch.where(is_range, high, torch.nan),
+        )
+
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Return the sum of the condition vectors."""
+        known = torch.isfinite(conditions.scalars)
+        values = conditions.scalars.nan_to_num(0.0)
+        x = self.standard(values)
+        half = torch.zeros_like(x)
+        if self.scalar_range is not None:
+            is_range = torch.isfinite(conditions.upper)
+            far = self.standard(torch.where(is_range, conditions.upper, values))
+            x, half = torch.where(is_range, (x + far) / 2, x), (far - x).abs() / 2
+            values = torch.where(is_range, 1.0, values)  # a range is no exact zero
         centres = torch.linspace(-_REACH, _REACH, _N_RBF, device=x.device)
         width = 2 * _REACH / (_N_RBF - 1)
         bumps = torch.exp(-0.5 * ((x[..., None] - centres) / width).square())
         is_zero = (values.abs() < 1e-6).float()  # a metal among gaps, a hull member among distances
         features = torch.cat([bumps, x[..., None], is_zero[..., None]], dim=-1)
         hidden = torch.einsum("bsf,sfh->bsh", features, self.scalar_in) + self.scalar_bias
+        if self.scalar_range is not None:
+            breadth = torch.stack([half, (half > 0).to(half)], dim=-1)
+            hidden = hidden + torch.einsum("bsf,sfh->bsh", breadth, self.scalar_range)
         vectors = torch.einsum("bsh,shd->bsd", F.silu(hidden), self.scalar_out)
         total = torch.where(known[..., None], vectors, self.scalar_null).sum(1)
 

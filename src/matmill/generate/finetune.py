@@ -2,33 +2,27 @@
 
 import copy
 import json
-import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from matmill.config import Settings
-from matmill.crystals.facts import density
-from matmill.data.groups import space_groups
 from matmill.data.splits import split
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.generate.adapters import Adapter, AdapterStack, AddedProperty
-from matmill.generate.conditions import SCALARS, Conditions
-from matmill.generate.dataset import TrainingBatch, usable
+from matmill.generate.conditions import SCALARS, ConditionEncoder, Conditions
 from matmill.generate.effect import Effect, HeldOut
 from matmill.generate.flow import FlowGenerator
 from matmill.generate.network import Denoiser
 from matmill.generate.process import Velocity
-from matmill.generate.state import DenseCrystals, LatticeScale, NoisyState, to_dense
-from matmill.generate.task import FlowTask
+from matmill.generate.state import NoisyState
+from matmill.generate.task import FlowSettings, FlowTask
 from matmill.progress import OnEvent, ignore
 from matmill.quantities import find
 from matmill.randomness import child_seed
@@ -36,7 +30,6 @@ from matmill.training.checkpoint import write_atomically
 from matmill.training.fit import FitResult, FitSettings, fit
 
 MIN_LABELS = 30
-_VIEWS_PER_EPOCH = 2048
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Ends of column names that tell the unit.
 _UNITS = {
@@ -145,7 +138,7 @@ def finetune(
             f"Only {len(labelled)} of {len(table)} rows of {where} have a value of '{column}'; at "
             f"least {MIN_LABELS} are needed, and 200 are better."
         )
-    kept = _usable(labelled, generator)
+    kept = placeable(labelled, generator.card)
     if len(kept) < MIN_LABELS:
         raise DataError(
             f"Only {len(kept)} of {len(labelled)} labelled rows of {where} can be learnt from "
@@ -159,7 +152,8 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child_seed(seed, "adapter"))
         adapter = Adapter(learnt, generator.denoiser.size, rank=settings.rank)
-    task = FlowTask(Adapted(generator.denoiser, AdapterStack([adapter])))  # pyright: ignore[reportArgumentType]
+    adapted = Adapted(generator.denoiser, AdapterStack([adapter]))
+    task = FlowTask(adapted, _flow_settings(generator))  # pyright: ignore[reportArgumentType]
     parts = split(
         kept,
         "formula",
@@ -167,8 +161,15 @@ def finetune(
         fractions=(1 - settings.held_out, settings.held_out, 0.0),
     )
     scale = generator.denoiser.scale
-    crystals = LabelledSet(kept.select(parts.train), column, learnt, scale, settings=settings)
-    held_out = HeldOut(_groups(kept.select(parts.val), column, scale), seed=seed)
+    crystals = LabelledSet(
+        kept.select(parts.train),
+        column,
+        learnt,
+        scale,
+        n_tokens=settings.n_tokens,
+        point_share=settings.point_share,
+    )
+    held_out = HeldOut(groups_of(kept.select(parts.val), column, scale), seed=seed)
     result = fit(
         task,
         crystals,
@@ -248,6 +249,11 @@ class Adapted(nn.Module):
         # In a tuple the base is no submodule: it is neither trained, averaged nor saved.
         self._base = (copy.deepcopy(denoiser).requires_grad_(False).eval(),)
 
+    @property
+    def encoder(self) -> ConditionEncoder:
+        """The base's."""
+        return self._base[0].encoder
+
     def forward(self, state: NoisyState, conditions: Conditions) -> Velocity:
         """Return velocities and element logits in float32."""
         (base,) = self._base
@@ -256,95 +262,11 @@ class Adapted(nn.Module):
         return base(state, conditions, self.stack)
 
 
-class LabelledSet:
-    """Labelled crystals by size, each shown many times with a value or a range around it.
-
-    The property is shown in every view: where it is hidden the additions are zero and have no
-    gradient, so that such a view would teach nothing.
-
-    Args:
-        table: Crystals as the base can be trained on, all with labels.
-        column: Of the labels.
-        learnt: Their statistics.
-        scale: Of the base's lattice numbers.
-        settings: Size of batches, share of values.
-    """
-
-    def __init__(
-        self,
-        table: LabelledCrystals,
-        column: str,
-        learnt: AddedProperty,
-        scale: LatticeScale,
-        *,
-        settings: FinetuneSettings,
-    ) -> None:
-        self.groups = _groups(table, column, scale)
-        self.learnt, self.settings = learnt, settings
-        # With few labels a batch of one size would be nearly empty: fill it with other noise.
-        self.repeats = max(1, math.ceil(_VIEWS_PER_EPOCH / len(table)))
-
-    def epoch(self, number: int, rng: torch.Generator) -> Iterator[TrainingBatch]:
-        """Yield every crystal equally often, in batches of one size, in random order."""
-        del number  # the order comes from the generator alone
-        plan = []
-        for n, group in self.groups.items():
-            size = max(1, self.settings.n_tokens // (n + 1))
-            order = torch.randperm(len(group.crystals) * self.repeats, generator=rng)
-            plan += [(n, part % len(group.crystals)) for part in order.split(size)]
-        for i in torch.randperm(len(plan), generator=rng).tolist():
-            n, part = plan[i]
-            c, conditions = self.groups[n].crystals, self.groups[n].conditions.select(part)
-            spans = widened(conditions.added[:, 0, 0], self.learnt, self.settings.point_share, rng)
-            yield TrainingBatch(
-                crystals=DenseCrystals(z=c.z[part], f=c.f[part], y=c.y[part]),
-                conditions=replace(conditions, added=spans[:, None]),
-            )
-
-
-def widened(
-    values: Float[Tensor, " b"], learnt: AddedProperty, point_share: float, rng: torch.Generator
-) -> Float[Tensor, "b 2"]:
-    """Return ranges that hold the values anywhere in them; some are the values themselves."""
-    u = torch.rand(3, len(values), generator=rng)
-    half = 0.05 + 1.45 * u[1]
-    middle = learnt.standard(values) + half * (2 * u[2] - 1)
-    low, high = learnt.value(middle - half), learnt.value(middle + half)
-    is_point = u[0] < point_share
-    return torch.stack(
-        [torch.where(is_point, values, low), torch.where(is_point, values, high)], 1
-    ).float()
-
-
-def _usable(table: LabelledCrystals, generator: FlowGenerator) -> LabelledCrystals:
-    """Return the rows that the base can place, in Niggli cells, with what it is told of them."""
-    batch = table.crystals
-    groups = space_groups(batch)
-    batch = batch.with_properties(spacegroup=groups.double())
-    if "density_g_cm3" not in batch.properties:
-        batch = batch.with_properties(density_g_cm3=density(batch))
-    unknown = ~torch.isin(batch.atomic_numbers, torch.tensor(generator.card["elements"]))
-    n_unknown = torch.zeros(len(batch), dtype=torch.int64).index_add_(
-        0, batch.crystal_index, unknown.long()
-    )
-    batch = batch.select(n_unknown == 0)
-    if len(batch):
-        try:
-            batch = usable(batch, max_atoms=generator.card["max_atoms"])
-        except DataError:
-            batch = batch.select(torch.zeros(0, dtype=torch.int64))
-    return LabelledCrystals(crystals=batch, source=table.source)
-
-
-def _groups(table: LabelledCrystals, column: str, scale: LatticeScale) -> dict[int, TrainingBatch]:
-    batch = table.crystals
-    labels = batch.properties[column].float()
-    known = Conditions.of(batch, batch.properties["spacegroup"].long())
-    known = replace(known, added=labels[:, None, None].expand(-1, 1, 2).contiguous())
-    return {
-        n: TrainingBatch(crystals=crystals, conditions=known.select(index))
-        for n, (index, crystals) in to_dense(batch, scale).items()
-    }
+def _flow_settings(generator: FlowGenerator) -> FlowSettings:
+    """Return how noise was made and losses weighed when the base was trained."""
+    told = generator.card.get("training", {}).get("settings", {}).get("flow", {})
+    known = {name: value for name, value in told.items() if name in FlowSettings.model_fields}
+    return FlowSettings.model_validate(known)
 
 
 def _unit_of(column: str) -> str:

@@ -13,7 +13,12 @@ from matmill.crystals.elements import number
 from matmill.crystals.periodic import wrap
 from matmill.errors import DataError, InputError
 from matmill.generate.adapters import AdapterStack
-from matmill.generate.conditions import ConditionEncoder, Conditions, ScalarSchema
+from matmill.generate.conditions import (
+    RANGE_WEIGHTS,
+    ConditionEncoder,
+    Conditions,
+    ScalarSchema,
+)
 from matmill.generate.guidance import guided
 from matmill.generate.network import SIZES, Denoiser
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
@@ -85,6 +90,7 @@ class FlowGenerator:
             ranges=learnt | {name: (p.low, p.high, p.count) for name, p in added.items()},
             max_atoms=card["max_atoms"],
             added=tuple(added),
+            reads_ranges=denoiser.encoder.scalar_range is not None,
             units={name: BY_COLUMN[name].unit for name in learnt if name in BY_COLUMN}
             | {name: p.unit for name, p in added.items()},
         )
@@ -126,7 +132,8 @@ class FlowGenerator:
             for name, values in card["conditions"].items()
         }
         scale = LatticeScale(mean=tensors["scale_mean"].double(), std=tensors["scale_std"].double())
-        denoiser = Denoiser(size, scale, ConditionEncoder(size.width, schema))
+        encoder = ConditionEncoder(size.width, schema, reads_ranges=RANGE_WEIGHTS in tensors)
+        denoiser = Denoiser(size, scale, encoder)
         # Weights may be stored in bfloat16 to save space; the buffers are exact.
         own = denoiser.state_dict()
         tensors = {k: t.to(own[k].dtype) if k in own else t for k, t in tensors.items()}

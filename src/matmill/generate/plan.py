@@ -30,6 +30,7 @@ class Trained:
         ranges: Column to (low, high, count), in the column's unit.
         max_atoms: Largest cell.
         added: Properties of adapters, in the order of `Conditions.added`; in ``ranges`` too.
+        reads_ranges: Whether the network was taught ranges of scalars as such.
         units: Column to unit, where there is one.
     """
 
@@ -38,6 +39,7 @@ class Trained:
     ranges: dict[str, tuple[float, float, int]]
     max_atoms: int
     added: tuple[str, ...] = ()
+    reads_ranges: bool = False
     units: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,7 +112,10 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
     for i, column in enumerate(SCALARS):
         if column in request.conditions:
             low, high = window(request.conditions[column])
-            asked.scalars[:, i] = low + (high - low) * u[:, 2 + i]
+            if trained.reads_ranges and low < high:
+                asked.scalars[:, i], asked.upper[:, i] = low, high
+            else:
+                asked.scalars[:, i] = low + (high - low) * u[:, 2 + i]
     for i, column in enumerate(trained.added):
         if column in request.conditions:
             # Adapters were taught ranges as such.
@@ -143,9 +148,9 @@ def _parts(base: Conditions, asked: Conditions, added: tuple[str, ...]) -> dict[
     parts: dict[str, Conditions] = {}
     for i, column in enumerate(SCALARS):
         if bool(torch.isfinite(asked.scalars[:, i]).any()):
-            scalars = base.scalars.clone()
-            scalars[:, i] = asked.scalars[:, i]
-            parts[column] = replace(base, scalars=scalars)
+            scalars, upper = base.scalars.clone(), base.upper.clone()
+            scalars[:, i], upper[:, i] = asked.scalars[:, i], asked.upper[:, i]
+            parts[column] = replace(base, scalars=scalars, upper=upper)
     for i, name in enumerate(added):
         if bool(torch.isfinite(asked.added[:, i]).any()):
             spans = base.added.clone()

@@ -85,6 +85,7 @@ class FlowTask(nn.Module):
                 mean_free=settings.mean_free,
             )
             shown = batch.conditions.dropped(rng)
+        shown = self.denoiser.encoder.widened(shown, rng)
         velocity = self.denoiser(state, shown)
         weights = {
             "coords": settings.coords_weight,

@@ -14,7 +14,12 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.facts import density
 from matmill.data.table import open_table
 from matmill.errors import InputError
-from matmill.generate.conditions import SCALARS, ConditionEncoder, ScalarSchema
+from matmill.generate.conditions import (
+    RANGE_WEIGHTS,
+    SCALARS,
+    ConditionEncoder,
+    ScalarSchema,
+)
 from matmill.generate.dataset import SizedBatches, TrainingSet, usable
 from matmill.generate.network import SIZES, Denoiser, NetworkSize
 from matmill.generate.state import LatticeScale
@@ -42,6 +47,7 @@ class GeneratorSettings(Settings):
         size: Preset of the network: tiny, S, M or L.
         max_atoms: Largest primitive cell to learn from.
         n_tokens: Atoms plus lattice tokens in a batch.
+        ranges: Teach ranges of scalars as such; else a range is asked for as values drawn in it.
         flow: Noise, coupling, weights of the loss.
         samples: How samples score the weights, where ``fit.validate_every_share`` or
             ``fit.validate_every_steps`` asks for it.
@@ -52,6 +58,7 @@ class GeneratorSettings(Settings):
     size: str = "S"
     max_atoms: Annotated[int, Field(gt=0, le=64)] = 20
     n_tokens: Annotated[int, Field(gt=0)] = 1660
+    ranges: bool = False
     flow: FlowSettings = FlowSettings()
     samples: SampleSettings = SampleSettings()
     fit: FitSettings = _FIT
@@ -162,9 +169,14 @@ def train_on(
     size = network_size(settings.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoiser = Denoiser(size, data.scale, ConditionEncoder(size.width, schema))
+        encoder = ConditionEncoder(size.width, schema, reads_ranges=settings.ranges)
+        denoiser = Denoiser(size, data.scale, encoder)
     if start:
-        checkpoint.load_into(denoiser, start[0], source=str(start_from))
+        tensors = start[0]
+        if settings.ranges:  # a start that never saw ranges begins to learn them from zero
+            zeros = torch.zeros_like(denoiser.state_dict()[RANGE_WEIGHTS])
+            tensors = {RANGE_WEIGHTS: zeros, **tensors}
+        checkpoint.load_into(denoiser, tensors, source=str(start_from))
     card = {
         "kind": "flow",
         "format": 1,

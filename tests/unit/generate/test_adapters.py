@@ -14,12 +14,11 @@ from matmill.generate.conditions import SCALARS, Conditions
 from matmill.generate.finetune import (
     Adapted,
     FinetuneSettings,
-    LabelledSet,
     finetune,
     request_name,
-    widened,
 )
 from matmill.generate.flow import FlowGenerator
+from matmill.generate.labelled import LabelledSet, widened
 from matmill.generate.network import SIZES
 from matmill.generate.process import add_noise
 from matmill.generate.state import to_dense
@@ -300,7 +299,7 @@ def test_rows_that_the_base_cannot_place_are_left_out(base, tmp_path):
 def test_few_labels_still_fill_batches(base):
     few = table(30)
     learnt = AddedProperty.fit("room", few.column("room_nm3"))
-    dealt = LabelledSet(few, "room_nm3", learnt, base.denoiser.scale, settings=quick(1))
+    dealt = LabelledSet(few, "room_nm3", learnt, base.denoiser.scale, n_tokens=90, point_share=0.5)
     sizes = [len(b.crystals) for b in dealt.epoch(0, torch.Generator().manual_seed(0))]
     assert max(sizes) == 30  # 90 tokens, three a crystal
     assert sum(sizes) == 30 * dealt.repeats >= 2048
