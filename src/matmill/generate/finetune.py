@@ -19,6 +19,7 @@ from matmill.generate.adapters import Adapter, AdapterStack, AddedProperty
 from matmill.generate.conditions import SCALARS, ConditionEncoder, Conditions
 from matmill.generate.effect import Effect, HeldOut
 from matmill.generate.flow import FlowGenerator
+from matmill.generate.labelled import LabelledSet, groups_of, placeable
 from matmill.generate.network import Denoiser
 from matmill.generate.process import Velocity
 from matmill.generate.state import NoisyState
