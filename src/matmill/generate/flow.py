@@ -11,7 +11,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.elements import number
 from matmill.crystals.periodic import wrap
-from matmill.errors import DataError, InputError
+from matmill.errors import DataError
 from matmill.generate.adapters import AdapterStack
 from matmill.generate.conditions import (
     RANGE_WEIGHTS,
@@ -20,14 +20,17 @@ from matmill.generate.conditions import (
     ScalarSchema,
 )
 from matmill.generate.guidance import guided
+from matmill.generate.hard import TemplateSource, draw_templates, hard_start, with_templates
 from matmill.generate.network import SIZES, Denoiser
+from matmill.generate.orbits import Orbits
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
 from matmill.generate.process import Velocity
 from matmill.generate.protocol import ASSETS, GenerationRequest
-from matmill.generate.sample import Start, Symmetric, sample
+from matmill.generate.sample import Start, sample
 from matmill.generate.state import LatticeScale, NoisyState, from_dense, to_dense
 from matmill.generate.steering import Guide, steered
 from matmill.generate.streams import Streams
+from matmill.generate.wyckoff.templates import Template
 from matmill.quantities import BY_COLUMN
 from matmill.training import checkpoint
 from matmill.training.precision import Precision, choose
@@ -77,6 +80,7 @@ class FlowGenerator:
         self.card = card
         self.device = device
         self._hash = weights_hash
+        self._templates: TemplateSource | None = None
         self._is_bf16 = choose(precision, torch.device(device).type) == "bf16"
         added = self.adapters.properties if self.adapters is not None else {}
         learnt = {
@@ -182,9 +186,14 @@ class FlowGenerator:
         check_request(request, self.trained)
         streams = Streams.of(rng, request.n)
         plan = make_plan(request, self.trained, streams)
+        templates: Sequence[Template] = ()
+        if request.symmetry == "hard" and request.n:
+            templates = draw_templates(self.template_source(), request, self.trained, streams)
+            plan = with_templates(plan, templates)
         parts, positions = [], []
         for index in self._batches(plan, request):
-            batch = self._screened(request, plan, index, streams)
+            mine = [templates[i] for i in index.tolist()] if templates else []
+            batch = self._screened(request, plan, index, streams, mine)
             batch = batch.with_ids([f"{self.name}-{i:05d}" for i in index.tolist()])
             if on_batch is not None:
                 on_batch(batch)
@@ -206,16 +215,24 @@ class FlowGenerator:
         return batches
 
     def _screened(
-        self, request: GenerationRequest, plan: Plan, index: Tensor, streams: Streams
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        index: Tensor,
+        streams: Streams,
+        templates: Sequence[Template],
     ) -> CrystalBatch:
         """Sample, and draw again what has overlapping atoms; ``attempts`` counts the draws."""
-        batch = self._sample_one_size(request, plan, index, streams)
+        batch = self._sample_one_size(request, plan, index, streams, templates)
         attempts = torch.ones(len(index), dtype=torch.float64)
         for attempt in range(1, 1 + MAX_REDRAWS if request.screen else 1):
             bad = torch.tensor([fate is not None for fate in check(batch, SCREEN)])
             if not bool(bad.any()):
                 break
-            again = self._sample_one_size(request, plan, index[bad], streams.at_attempt(attempt))
+            theirs = [t for t, again in zip(templates, bad.tolist(), strict=False) if again]
+            again = self._sample_one_size(
+                request, plan, index[bad], streams.at_attempt(attempt), theirs
+            )
             where = torch.arange(len(index))
             where[bad] = len(index) + torch.arange(len(again))
             batch = concatenate([batch, again]).select(where)
@@ -223,10 +240,20 @@ class FlowGenerator:
         return batch.with_properties(attempts=attempts)
 
     def _sample_one_size(
-        self, request: GenerationRequest, plan: Plan, index: Tensor, streams: Streams
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        index: Tensor,
+        streams: Streams,
+        templates: Sequence[Template],
     ) -> CrystalBatch:
         own = streams.select(index)
-        start, orbits = self._start(request, plan, own)
+        orbits: Orbits | None = None
+        if templates:
+            start, orbits = hard_start(templates, own)
+            start, orbits = start.to(self.device), orbits.to(self.device)
+        else:
+            start = self._start(request, plan, own)
         field = guided(
             self._evaluate,
             plan.base.select(index).to(self.device),
@@ -249,7 +276,9 @@ class FlowGenerator:
             scale=self.denoiser.scale,
         )
         batch = from_dense(crystals, self.denoiser.scale)
-        return batch if request.seeds is None else _with_given(batch, request.seeds, start, own)
+        if request.seeds is None or templates:
+            return batch
+        return _with_given(batch, request.seeds, start, own)
 
     def _evaluate(self, state: NoisyState, conditions: Conditions) -> Velocity:
         with torch.autocast(
@@ -257,11 +286,7 @@ class FlowGenerator:
         ):
             return self.denoiser(state, conditions, self.adapters)
 
-    def _start(
-        self, request: GenerationRequest, plan: Plan, own: Streams
-    ) -> tuple[Start, Symmetric | None]:
-        if request.symmetry == "hard":
-            return self._hard_start(request, plan, own)
+    def _start(self, request: GenerationRequest, plan: Plan, own: Streams) -> Start:
         b, n = len(own), int(plan.n_atoms[own.crystal[0]])
         start = Start.nothing(b, n)
         if request.formula is not None:
@@ -276,21 +301,19 @@ class FlowGenerator:
             seeds = request.seeds.select(own.crystal % len(request.seeds))
             ((_, clean),) = to_dense(seeds, self.denoiser.scale).values()
             start = replace(start, clean=clean, **_free_parts(request, b, n))
-        return start.to(self.device), None
+        return start.to(self.device)
 
-    def _hard_start(
-        self, request: GenerationRequest, plan: Plan, own: Streams
-    ) -> tuple[Start, Symmetric | None]:
-        """Return a start on the orbits of the space groups asked for, and what keeps them there.
+    def template_source(self) -> TemplateSource:
+        """Return what draws templates for hard symmetry: the shipped model, loaded once.
 
         Raises:
-            InputError: As long as there are no templates to start from.
+            DataError: If its weights are missing or damaged.
         """
-        del request, plan, own  # what templates will be drawn from
-        raise InputError(
-            "Hard symmetry needs Wyckoff templates, which this generator has not been given. "
-            "Use symmetry='soft', which aims at the space group by guidance."
-        )
+        if self._templates is None:
+            from matmill.generate.wyckoff.sampler import WyckoffModel
+
+            self._templates = WyckoffModel.load()
+        return self._templates
 
 
 def _free_parts(request: GenerationRequest, b: int, n: int) -> dict[str, Any]:

@@ -52,9 +52,7 @@ class SymmetricBatch:
     def shown(self, rng: torch.Generator) -> Conditions:
         """Hide conditions at random, as in training of the general mode, but never the group."""
         c = self.conditions
-        return replace(
-            c.dropped(rng), space_group=c.space_group, crystal_system=c.crystal_system
-        )
+        return replace(c.dropped(rng), space_group=c.space_group, crystal_system=c.crystal_system)
 
 
 class SymmetricSet:
