@@ -110,6 +110,7 @@ class Run:
         self._rate = 0.0
         self._base_seconds = 0.0
         self._validation_mark = 0
+        self._clock = time.process_time if settings.clock == "cpu" else time.monotonic
 
     # ------------------------------------------------------------------ start and resume
     def restore(self) -> bool:
@@ -154,7 +155,7 @@ class Run:
         if share := self.settings.validate_every_share:
             done = self.limits.progress(counters.step, counters.epochs, counters.seconds)
             self._validation_mark = math.floor(done / share + 1e-9)
-        self._began = self._saved = time.monotonic()
+        self._began, self._saved = self._clock(), time.monotonic()
         self.report.begin(self.counters.step)
 
     # ------------------------------------------------------------------ data
@@ -326,7 +327,7 @@ class Run:
 
     # ------------------------------------------------------------------ many processes
     def _shared_seconds(self) -> float:
-        seconds = self._base_seconds + time.monotonic() - self._began
+        seconds = self._base_seconds + self._clock() - self._began
         if self.n_ranks == 1:
             return seconds
         device = next(self.task.parameters()).device

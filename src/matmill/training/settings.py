@@ -16,6 +16,7 @@ class FitSettings(Settings):
         max_steps: Optimiser steps, or None.
         max_epochs: Passes over the data, or None.
         max_seconds: Seconds of training summed over all sittings, or None.
+        clock: What a second is: ``wall``, or ``cpu`` for equal budgets on a busy machine.
         optimizer: ``adamw``, or ``sgd`` with momentum.
         learning_rate: Peak rate.
         betas: Decay of the two moments of AdamW.
@@ -45,6 +46,7 @@ class FitSettings(Settings):
     max_steps: Annotated[int, Field(ge=0)] | None = None
     max_epochs: Annotated[int, Field(ge=0)] | None = None
     max_seconds: Annotated[float, Field(ge=0.0)] | None = None
+    clock: Literal["wall", "cpu"] = "wall"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
