@@ -121,7 +121,7 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
             # Adapters were taught ranges as such.
             asked.added[:, i] = torch.tensor(window(request.conditions[column]))
     named = request.system or request.elements or ()
-    if request.formula is None and 0 < len(named) <= _MOST_NAMED:
+    if 0 < len(named) <= _MOST_NAMED:
         asked.elements[:, [number(symbol) for symbol in named]] = 1.0
         # Within a list half are told "all of these", half "some of these": users want compounds
         # of them first, but a binary within the ternary is an answer too.
@@ -228,7 +228,7 @@ def _spaced(unit: str) -> str:
 
 def _check_scales(request: GenerationRequest) -> None:
     asked = [*request.conditions]
-    if request.system or request.elements:
+    if 0 < len(request.system or request.elements or ()) <= _MOST_NAMED:
         asked.append("elements")
     if request.space_group or request.crystal_system:
         asked.append("symmetry")

@@ -84,8 +84,8 @@ class GenerationRequest:
             raise InputError(f"symmetry is '{self.symmetry}'; give soft or hard.")
         if self.schedule not in ("constant", "dynamic"):
             raise InputError(f"schedule is '{self.schedule}'; give constant or dynamic.")
-        if sum(wish is not None for wish in (self.formula, self.system, self.elements)) > 1:
-            raise InputError("Give one of elements, system and formula.")
+        if self.system is not None and (self.formula or self.elements):
+            raise InputError("Give system alone: it says all that elements or a formula would.")
         self._check_seeds()
 
     def _check_seeds(self) -> None:
