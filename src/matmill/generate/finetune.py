@@ -59,17 +59,18 @@ class FinetuneSettings(Settings):
 
     rank: Annotated[int, Field(gt=0)] = 16
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    n_tokens: Annotated[int, Field(gt=1)] = 800
+    n_tokens: Annotated[int, Field(gt=1)] = 600
     point_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     fit: FitSettings = FitSettings(
+        max_steps=500,
         max_seconds=180.0,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         weight_decay=0.05,
         warmup_steps=50,
-        decay_tail=0.3,
+        decay="cosine",
         ema_decay=0.99,
         validate_every_steps=50,
-        patience=12,
+        patience=5,
         checkpoint_every_seconds=30.0,
     )
 

@@ -19,6 +19,8 @@ from matmill.generate.dataset import TrainingBatch, usable
 from matmill.generate.state import DenseCrystals, LatticeScale, to_dense
 
 _VIEWS_PER_EPOCH = 2048
+# In standard deviations: labels are nearly unique, and an exact one would name its crystal.
+_BLUR = 0.15
 
 
 class LabelledSet:
@@ -72,15 +74,23 @@ class LabelledSet:
 def widened(
     values: Float[Tensor, " b"], learnt: AddedProperty, point_share: float, rng: torch.Generator
 ) -> Float[Tensor, "b 2"]:
-    """Return ranges that hold the values anywhere in them; some are the values themselves."""
+    """Return ranges that hold the values anywhere in them; some are the values, a little blurred.
+
+    Args:
+        values: Labels in their unit.
+        learnt: Their statistics.
+        point_share: Share of values; the others are ranges.
+        rng: Source of randomness.
+    """
     u = torch.rand(3, len(values), generator=rng)
+    blurred = learnt.standard(values) + _BLUR * torch.randn(len(values), generator=rng)
     narrow, wide = RANGE_HALF_WIDTHS
     half = narrow + (wide - narrow) * u[1]
     middle = learnt.standard(values) + half * (2 * u[2] - 1)
     low, high = learnt.value(middle - half), learnt.value(middle + half)
-    is_point = u[0] < point_share
+    is_point, point = u[0] < point_share, learnt.value(blurred)
     return torch.stack(
-        [torch.where(is_point, values, low), torch.where(is_point, values, high)], 1
+        [torch.where(is_point, point, low), torch.where(is_point, point, high)], 1
     ).float()
 
 
