@@ -3,18 +3,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imblearn import over_sampling
+from sklearn import metrics
 
 from matmill.errors import InputError, UnknownNameError
 from matmill.predict.descriptors.table import Features
 from matmill.predict.imbalance import classifiers
 from matmill.predict.imbalance.classifiers import METHODS, make_classifier
 from matmill.predict.imbalance.compare import SCORES, TUNED, compare
-from matmill.predict.imbalance.density import density_weights
 from matmill.predict.imbalance.models import BalancedEnsemble, FocalNetwork, focal_loss
 from matmill.predict.imbalance.sampling import balanced_rows, smote
 from matmill.predict.imbalance.scores import best_threshold, class_scores
 
-metrics = pytest.importorskip("sklearn.metrics")
 seeds = st.integers(0, 10_000)
 
 
@@ -72,6 +72,22 @@ def test_best_threshold_is_the_best_of_all(seed):
 
     assert f1(found) == pytest.approx(metrics.f1_score(truth, chance >= found))
     assert f1(found) >= max(f1(t) for t in np.linspace(0, 1.0, 2001)) - 1e-12
+
+
+@given(seeds)
+@settings(max_examples=15)
+def test_the_threshold_for_balanced_accuracy_is_the_best_of_all(seed):
+    truth, chance = draws(seed)
+    found = best_threshold(
+        torch.from_numpy(truth), torch.from_numpy(chance), goal="balanced-accuracy"
+    )
+
+    def balanced(threshold):
+        called = chance >= threshold
+        return 0.5 * (called[truth == 1].mean() + (~called)[truth == 0].mean())
+
+    assert balanced(found) == pytest.approx(metrics.balanced_accuracy_score(truth, chance >= found))
+    assert balanced(found) >= max(balanced(t) for t in np.linspace(0, 1.0, 2001)) - 1e-12
 
 
 @given(seeds, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
@@ -168,7 +184,6 @@ def test_smote_puts_rows_between_neighbours_of_the_rare_class():
 
 
 def test_smote_spreads_as_the_one_of_imbalanced_learn():
-    over_sampling = pytest.importorskip("imblearn.over_sampling")
     columns, classes = rare(2000, share=0.05, seed=12)
     ours = smote(columns, classes.long(), torch.Generator().manual_seed(1))[0][2000:]
     theirs = over_sampling.SMOTE(random_state=1).fit_resample(columns.numpy(), classes.numpy())[0]
@@ -273,32 +288,3 @@ def test_mistakes_are_named_in_one_line():
         make_classifier("smot")
     with pytest.raises(UnknownNameError, match="learner"):
         make_classifier(learner="trees")  # type: ignore[arg-type]
-
-
-@given(seeds, st.sampled_from([50, 5000]))
-@settings(max_examples=10)
-def test_density_weights_follow_the_kernel_estimate(seed, n):
-    stats = pytest.importorskip("scipy.stats")
-    rng = np.random.default_rng(seed)
-    values = np.concatenate([rng.normal(0, 1, n - n // 10), rng.normal(6, 0.5, n // 10)])
-    weights = density_weights(torch.from_numpy(values), most=1e9).numpy()
-    low, high = np.quantile(values, [0.25, 0.75])
-    spread = min(values.std(), (high - low) / 1.349)
-    width = 1.06 * spread * n**-0.2 / values.std(ddof=1)
-    picked = rng.choice(n, 40)
-    expected = stats.gaussian_kde(values, bw_method=width)(values[picked]) ** -0.5
-    ratio = weights[picked] / expected
-    assert np.allclose(ratio, ratio[0], rtol=5e-3)
-    assert weights.mean() == pytest.approx(1.0)
-
-
-def test_density_weights_are_clipped_and_rare_values_count_more():
-    values = torch.cat([torch.linspace(0, 1, 2000), torch.tensor([50.0, 60.0])])
-    weights = density_weights(values)
-    assert float(weights.max()) == 5.0
-    assert (weights[-2:] == 5.0).all()
-    assert float(weights[:2000].max()) < 2
-    assert density_weights(torch.full((7,), 3.0)).tolist() == [1.0] * 7
-    assert density_weights(values, power=0.0).tolist() == [1.0] * 2002
-    with pytest.raises(InputError, match="every value finite"):
-        density_weights(torch.tensor([1.0, float("nan")]))

@@ -1,15 +1,25 @@
 """Scores of a prediction against the truth: the ones that leaderboards list, and the intervals'."""
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matmill.errors import MissingExtraError
 from matmill.predict.calibrate import coverage
+from matmill.predict.imbalance.scores import call_scores, class_scores
 from matmill.predict.protocol import Prediction
+
+_LISTED = (
+    "roc_auc",
+    "pr_auc",
+    "balanced_accuracy",
+    "f1",
+    "precision",
+    "recall",
+    "mcc",
+    "threshold",
+)
 
 
 def score_regression(prediction: Prediction, truth: Float[Tensor, " n"]) -> dict[str, float]:
@@ -47,28 +57,13 @@ def score_classes(
 
     Returns:
         ``roc_auc``, ``pr_auc`` (average precision), ``balanced_accuracy``, ``f1``, ``precision``,
-        ``recall``, ``mcc`` (Matthews' correlation). AUC are NaN where the rows hold one class.
-
-    Raises:
-        MissingExtraError: If scikit-learn is not installed.
+        ``recall``, ``mcc`` (Matthews' correlation), ``threshold``. AUC and balanced accuracy are
+        NaN where the rows hold one class.
     """
-    try:
-        from sklearn import metrics
-    except ImportError as error:
-        raise MissingExtraError("Scores of classes need: pip install 'matmill[train]'") from error
-    wanted, guess = truth.long().numpy(), probability.double().numpy()
-    said = (guess >= threshold).astype(int)
-    nothing: dict[str, Any] = {"zero_division": 0}  # no row said to be of class 1 scores 0
-    both = len(set(wanted.tolist())) > 1
-    return {
-        "roc_auc": float(metrics.roc_auc_score(wanted, guess)) if both else math.nan,
-        "pr_auc": float(metrics.average_precision_score(wanted, guess)) if both else math.nan,
-        "balanced_accuracy": float(metrics.balanced_accuracy_score(wanted, said))
-        if both
-        else math.nan,
-        "f1": float(metrics.f1_score(wanted, said, **nothing)),
-        "precision": float(metrics.precision_score(wanted, said, **nothing)),
-        "recall": float(metrics.recall_score(wanted, said, **nothing)),
-        "mcc": float(metrics.matthews_corrcoef(wanted, said)),
-        "threshold": threshold,
-    }
+    wanted, chance = truth.double(), probability.double()
+    if 0 < int(wanted.sum()) < len(wanted):
+        found = class_scores(wanted, chance, threshold).as_dict()
+    else:
+        found = {"roc_auc": math.nan, "pr_auc": math.nan, "threshold": threshold}
+        found |= call_scores(wanted, chance >= threshold)
+    return {name: found[name] for name in _LISTED}

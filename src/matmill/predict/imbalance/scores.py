@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matmill.errors import InputError
+
+Goal = Literal["balanced-accuracy", "f1"]
 
 PRECISION = 0.9
 """The precision at which `ClassScores.recall_at_precision` is read off."""
@@ -90,7 +93,24 @@ def class_scores(
     chance = probability.double()
     if not bool(torch.isfinite(chance).all()):
         raise InputError("A predicted probability is missing or not finite.")
-    called = chance >= threshold
+    ones = float(truth.sum())
+    steps = _steps(truth, chance)
+    gained = torch.diff(steps.recall, prepend=torch.zeros(1, dtype=torch.float64))
+    good = steps.recall[steps.precision >= precision - 1e-12]
+    return ClassScores(
+        **call_scores(truth, chance >= threshold),
+        roc_auc=_ranked_higher(steps, ones, len(truth) - ones),
+        pr_auc=float((gained * steps.precision).sum()),
+        recall_at_precision=float(good.max()) if len(good) else 0.0,
+        threshold=threshold,
+    )
+
+
+def call_scores(truth: Float[Tensor, " n"], called: Bool[Tensor, " n"]) -> dict[str, float]:
+    """Return the scores that need no ranks: those of rows called 1 or 0.
+
+    Rows of one class have a balanced accuracy of NaN; other ratios of nothing are 0.
+    """
     hits = float(truth[called].sum())
     ones, n_called, n = float(truth.sum()), float(called.sum()), len(truth)
     false_alarms, zeros = n_called - hits, n - ones
@@ -98,20 +118,15 @@ def class_scores(
     cells = n_called * ones * zeros * (n - n_called)
     # hits·right_zeros − false_alarms·misses over the root of the product of the margins.
     product = hits * right_zeros - false_alarms * (ones - hits)
-    steps = _steps(truth, chance)
-    gained = torch.diff(steps.recall, prepend=torch.zeros(1, dtype=torch.float64))
-    good = steps.recall[steps.precision >= precision - 1e-12]
-    return ClassScores(
-        precision=hits / n_called if n_called else 0.0,
-        recall=hits / ones,
-        f1=2 * hits / (n_called + ones),
-        roc_auc=_ranked_higher(steps, ones, zeros),
-        pr_auc=float((gained * steps.precision).sum()),
-        mcc=product / math.sqrt(cells) if cells else 0.0,
-        balanced_accuracy=0.5 * (hits / ones + right_zeros / zeros),
-        recall_at_precision=float(good.max()) if len(good) else 0.0,
-        threshold=threshold,
-    )
+    return {
+        "precision": hits / n_called if n_called else 0.0,
+        "recall": hits / ones if ones else 0.0,
+        "f1": 2 * hits / (n_called + ones) if n_called + ones else 0.0,
+        "mcc": product / math.sqrt(cells) if cells else 0.0,
+        "balanced_accuracy": 0.5 * (hits / ones + right_zeros / zeros)
+        if ones and zeros
+        else math.nan,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +162,10 @@ def best_threshold(
     classes: Float[Tensor, " n"],
     probability: Float[Tensor, " n"],
     cost: tuple[float, float] | None = None,
+    *,
+    goal: Goal = "f1",
 ) -> float:
-    """Return the threshold with the highest F1, or the lowest cost.
+    """Return the threshold with the highest F1 or balanced accuracy, or the lowest cost.
 
     It lies half-way between two probabilities that occur; of equal ones the nearest to one half is
     taken. Give probabilities of rows that the model was not trained on: out-of-fold ones.
@@ -156,7 +173,8 @@ def best_threshold(
     Args:
         classes: 0 or 1, both present.
         probability: Of class 1.
-        cost: Of one false alarm and of one miss, in any unit; None for F1.
+        cost: Of one false alarm and of one miss, in any unit; None for the goal.
+        goal: What to raise where there is no cost.
 
     Raises:
         InputError: If the classes cannot be used, or a cost is not positive.
@@ -164,7 +182,9 @@ def best_threshold(
     truth = check_classes(classes)
     steps = _steps(truth, probability.double())
     ones = float(truth.sum())
-    if cost is None:
+    if cost is None and goal == "balanced-accuracy":
+        gain = steps.hits / ones - (steps.called - steps.hits) / (len(truth) - ones)
+    elif cost is None:
         gain = 2 * steps.hits / (steps.called + ones)
     else:
         if not (0 < cost[0] < math.inf and 0 < cost[1] < math.inf):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from matmill.config import Settings
+from matmill.predict.imbalance.scores import Goal
 
 FULL = (
     "extra-trees",
@@ -41,5 +42,5 @@ class TabularSettings(Settings):
     scales: tuple[str, ...] | None = None
     n_folds: Annotated[int, Field(ge=2)] = 4
     n_scales: Annotated[int, Field(ge=1)] = 2
-    threshold_for: Literal["balanced-accuracy", "f1"] = "balanced-accuracy"
+    threshold_for: Goal = "balanced-accuracy"
     descriptors: Path | None = None

@@ -17,6 +17,7 @@ from matmill.predict.calibrate import quantile_table, residual_scores, std_facto
 from matmill.predict.chemistry import families
 from matmill.predict.descriptors.blocks import FROM_FORMULA
 from matmill.predict.domain import Domain
+from matmill.predict.imbalance.scores import Goal, best_threshold, class_scores
 from matmill.predict.intervals import CalibrationRows
 from matmill.predict.scores import evaluate_predictor
 from matmill.predict.tabular import rows as labels
@@ -30,7 +31,6 @@ from matmill.predict.tabular.settings import FAST, FULL, TabularSettings
 from matmill.predict.tabular.spread import ErrorModel, fit_error_model, members_apart
 from matmill.predict.tabular.stack import cross_fitted, greedy_weights
 from matmill.predict.tabular.targets import FORMS, candidates
-from matmill.predict.tabular.threshold import best_threshold
 from matmill.progress import Event, OnEvent
 from matmill.randomness import child
 
@@ -109,7 +109,7 @@ def train_tabular(
         "bounds": _bounds(values, found.is_classification),
     }
     if found.is_classification:
-        card |= best_threshold(stacked.predictions, values, chosen.threshold_for)
+        card |= _threshold(stacked.predictions, values, chosen.threshold_for)
     predictor = TabularPredictor(
         column=found.column,
         members=members,
@@ -209,6 +209,17 @@ def _candidates(
                 for chosen in (mine if place == 0 else [best[learner.view]])
             ]
     return found
+
+
+def _threshold(chance: Tensor, classes: Tensor, goal: Goal) -> dict[str, Any]:
+    """Return the threshold of unseen rows, what it was tuned for and what it reaches there."""
+    threshold = best_threshold(classes, chance, goal=goal)
+    reached = class_scores(classes, chance, threshold)
+    return {
+        "threshold": threshold,
+        "threshold_for": goal,
+        "threshold_reaches": reached.f1 if goal == "f1" else reached.balanced_accuracy,
+    }
 
 
 def _stacked(inner: InnerFolds, tried: list[Candidate], seed: int, on_event: OnEvent) -> _Stacked:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from sklearn.model_selection import KFold
 
 from matmill.crystals.compositions import parse_formulas
@@ -206,6 +207,32 @@ def test_median_predictor_saves_and_covers(tmp_path):
     assert 0.78 < float(held) < 0.83
     again = load_predictor(model.save(tmp_path / "m.safetensors")).predict(table.compositions)
     assert torch.equal(again.mean, prediction.mean)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_of_classes_are_those_of_scikit_learn(seed):
+    rng = torch.Generator().manual_seed(seed)
+    truth = (torch.rand(50, generator=rng) < 0.3).double()
+    truth = truth if seed else torch.zeros(50).double()  # the first holds one class
+    chance = torch.rand(50, generator=rng).round(decimals=1)
+    found = score_classes(chance, truth, threshold=0.6)
+    said = chance.double() >= 0.6
+    assert found["f1"] == pytest.approx(metrics.f1_score(truth, said, zero_division=0))
+    assert found["precision"] == pytest.approx(
+        metrics.precision_score(truth, said, zero_division=0)
+    )
+    assert found["recall"] == pytest.approx(metrics.recall_score(truth, said, zero_division=0))
+    assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(truth, said))
+    ranked = ("roc_auc", "pr_auc", "balanced_accuracy")
+    if not seed:
+        assert all(math.isnan(found[name]) for name in ranked)
+        return
+    theirs = (
+        metrics.roc_auc_score(truth, chance),
+        metrics.average_precision_score(truth, chance),
+        metrics.balanced_accuracy_score(truth, said),
+    )
+    assert [found[name] for name in ranked] == pytest.approx(theirs)
 
 
 def test_the_median_is_that_of_the_training_rows(tmp_path):

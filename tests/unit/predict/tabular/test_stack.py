@@ -1,11 +1,10 @@
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+from sklearn.metrics import log_loss
 
 from matmill.predict.tabular.inner import fit_odds
 from matmill.predict.tabular.stack import cross_fitted, greedy_weights, loss_of
-from matmill.predict.tabular.threshold import best_threshold
 
 
 def rng(seed=0):
@@ -69,15 +68,3 @@ def test_the_line_stays_finite_and_never_turns_round():
     slope, _ = fit_odds(scores, classes)
     assert 0 < slope < 100
     assert fit_odds(scores, 1 - classes)[0] == 0.0
-
-
-@pytest.mark.parametrize("goal", ["balanced-accuracy", "f1"])
-def test_the_threshold_is_the_best_of_all(goal):
-    classes = (torch.rand(300, generator=rng()) < 0.2).double()
-    chance = (0.3 * classes + 0.6 * torch.rand(300, generator=rng(1)).double()).round(decimals=2)
-    found = best_threshold(chance, classes, goal)
-    measure = f1_score if goal == "f1" else balanced_accuracy_score
-    tried = [measure(classes, chance >= t) for t in torch.linspace(0, 1, 1001).tolist()]
-    assert found["threshold_reaches"] == pytest.approx(max(tried))
-    own = measure(classes, chance >= found["threshold"])
-    assert own == pytest.approx(found["threshold_reaches"])
