@@ -134,7 +134,7 @@ class Adapter(nn.Module):
     def __init__(self, learnt: AddedProperty, size: NetworkSize, *, rank: int = 16) -> None:
         super().__init__()
         d, k = size.width, size.n_blocks
-        self.learnt, self.rank = learnt, rank
+        self.learnt, self.rank, self.hash = learnt, rank, ""
         self.read = nn.Sequential(
             nn.Linear(_N_BUMPS + 3, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.SiLU()
         )
@@ -192,6 +192,7 @@ class Adapter(nn.Module):
             )
         adapter = cls(AddedProperty(**card["property"]), size, rank=card["rank"])
         checkpoint.load_into(adapter, tensors, source=str(path))
+        adapter.hash = checkpoint.hash_of(path)
         return adapter
 
 
@@ -221,6 +222,11 @@ class AdapterStack(nn.Module):
             DataError: If a file cannot be used; see `Adapter.load`.
         """
         return cls([Adapter.load(Path(path), size, base_hash=base_hash) for path in paths])
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Property to the content hash of its file, for provenance; empty before it has one."""
+        return {adapter.learnt.name: adapter.hash for adapter in self.adapters}  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -166,6 +166,7 @@ def test_a_file_gives_the_adapter_back(tmp_path, denoiser, noisy):
     path = made.save(tmp_path / "hardness", base_hash="a" * 64, facts={"attribution": "nobody"})
     stack = AdapterStack.load([path], SIZES["tiny"], base_hash="a" * 64)
     assert stack.properties["hardness"] == made.learnt
+    assert stack.hashes == {"hardness": checkpoint.hash_of(path)}
     asked = told(n, torch.full((n, 1, 2), 33.0))
     with torch.no_grad():
         assert same(denoiser(noisy, asked, AdapterStack([made])), denoiser(noisy, asked, stack))
