@@ -82,6 +82,11 @@ def _block(
         f"_chemical_formula_structural   {formula}",
     ]
     lines += [f"_cell_volume   {float(lattice.det().abs()):.8f}"]
+    lines += [
+        f"_matmill_{key}   {int(batch.properties[key][i])}"
+        for key in _GROUP_KEYS
+        if key in batch.properties and bool(batch.properties[key][i] > 0)
+    ]
     lines += ["loop_", " _symmetry_equiv_pos_site_id", " _symmetry_equiv_pos_as_xyz"]
     lines += [f"  {k}  '{text}'" for k, text in enumerate(operations, start=1)]
     lines += ["loop_", *(f" _atom_site_{key}" for key in _SITE_KEYS)]
@@ -92,6 +97,9 @@ def _block(
     return "\n".join(lines) + "\n"
 
 
+# Which space group a generator was asked for, and which one was found at the tolerance of its
+# record; the one above is that of the sites as they are written here.
+_GROUP_KEYS = ("space_group_requested", "space_group_found")
 _SITE_KEYS = (
     "type_symbol",
     "label",
