@@ -161,6 +161,28 @@ def metastable_share(above_hull: Float[Tensor, " n"], limit: float = 0.1) -> Met
     return share(f"energy above hull <= {limit:g} eV/atom", above_hull <= limit)
 
 
+def sun_shares(
+    above_hull: Float[Tensor, " n"],
+    is_new: Bool[Tensor, " n"],
+    *,
+    limits: Sequence[float] = (0.0, 0.05, 0.1),
+    judged: str = "as generated",
+) -> list[Metric]:
+    """Return the shares that are stable, unique and novel at several distances to the hull.
+
+    The one at 0.1 eV/atom is what other papers call MSUN.
+
+    Args:
+        above_hull: Energies above the hull in eV/atom; NaN, not relaxed, counts as unstable.
+        is_new: Which crystals are unique and novel.
+        limits: Largest distances that count as stable.
+        judged: On which crystals uniqueness and novelty were judged, for the names.
+    """
+    return [
+        share(f"SUN@{limit:g}, new {judged}", (above_hull <= limit) & is_new) for limit in limits
+    ]
+
+
 def relaxation_rmsd(before: CrystalBatch, after: CrystalBatch) -> Float[Tensor, " n_crystals"]:
     """Return how far atoms moved in relaxation, root mean square in Å.
 

@@ -103,3 +103,13 @@ def test_unknown_energies_are_not_metastable():
     assert metrics.mean("x", above).denominator == 3
     assert isinstance(metrics.novelty([None, ("mp-1", True)]), Metric)
     assert metrics.novelty([None, ("mp-1", True)]).value == 0.5
+
+
+def test_sun_needs_all_three():
+    above = torch.tensor([-0.01, 0.0, 0.03, 0.08, 0.3, float("nan"), -0.5])
+    is_new = torch.tensor([True, True, True, True, True, True, False])
+    found = metrics.sun_shares(above, is_new)
+    assert [m.numerator for m in found] == [2, 3, 4]
+    assert {m.denominator for m in found} == {7}
+    other = metrics.sun_shares(above, is_new, limits=(0.2,), judged="after relaxation")
+    assert [m.name for m in other] == ["SUN@0.2, new after relaxation"]
