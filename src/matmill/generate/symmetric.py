@@ -9,6 +9,7 @@ from torch import Tensor
 from matmill.crystals import symmetry
 from matmill.crystals.batch import CrystalBatch
 from matmill.generate.conditions import Conditions
+from matmill.generate.dataset import SizedBatches, TrainingBatch
 from matmill.generate.orbits import Orbits
 from matmill.generate.state import DenseCrystals, LatticeScale, to_dense
 
@@ -56,20 +57,16 @@ class SymmetricBatch:
 
 
 class SymmetricSet:
-    """Crystals by size in the symmetric mode, served as shuffled batches of one size each.
+    """Crystals by size in the symmetric mode.
 
     Args:
         batch: Crystals with the scalars of `SCALARS` in their properties, any cells; those whose
             primitive cell has more than ``max_atoms`` atoms are left out.
         scale: Lattice scale of the network.
         max_atoms: Largest primitive cell.
-        n_tokens: Tokens (atoms + 1) a batch.
     """
 
-    def __init__(
-        self, batch: CrystalBatch, scale: LatticeScale, *, max_atoms: int, n_tokens: int
-    ) -> None:
-        self.n_tokens = n_tokens
+    def __init__(self, batch: CrystalBatch, scale: LatticeScale, *, max_atoms: int) -> None:
         primitive = symmetry.primitive(batch, symprec=SYMPREC)
         number = symmetry.find(batch, symprec=SYMPREC)
         usable = number.found & (primitive.n_atoms <= max_atoms)
@@ -90,27 +87,50 @@ class SymmetricSet:
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups.values())
 
+
+class WithSymmetric(SizedBatches):
+    """General batches, and in between batches of the symmetric mode.
+
+    Args:
+        general: What serves the general mode; its facts are those of the whole.
+        symmetric: The crystals in the symmetric mode.
+        passes: How often each of these is seen while the general ones are seen once.
+    """
+
+    def __init__(self, general: SizedBatches, symmetric: SymmetricSet, *, passes: int) -> None:
+        for name in ("n_tokens", "scale", "schema", "shapes", "shape_counts", "elements"):
+            setattr(self, name, getattr(general, name))
+        self.counts = general.counts
+        self.general, self.symmetric, self.passes = general, symmetric, passes
+
+    def rows(self, n: int, index: Tensor) -> TrainingBatch:
+        """Return general crystals of one size by their positions."""
+        return self.general.rows(n, index)
+
+    def __len__(self) -> int:
+        return len(self.general) + self.passes * len(self.symmetric)
+
     def n_batches(self) -> int:
-        """Return how many batches an epoch has."""
-        return sum(-(-len(group) // self._size(n)) for n, group in self.groups.items())
+        """Return how many batches of both modes an epoch has."""
+        sizes = {n: len(group) for n, group in self.symmetric.groups.items()}
+        symmetric = sum(-(-count // self._size(n)) for n, count in sizes.items())
+        return self.general.n_batches() + self.passes * symmetric
 
-    def plan(self, rng: torch.Generator) -> list[tuple[int, Tensor]]:
-        """Return (size, rows) of every batch of an epoch, in order of size."""
-        found: list[tuple[int, Tensor]] = []
-        for n, group in self.groups.items():
+    def epoch(  # pyright: ignore[reportIncompatibleMethodOverride] - two kinds of batches
+        self, number: int, rng: torch.Generator
+    ) -> Iterator[TrainingBatch | SymmetricBatch]:
+        """Yield general crystals once and symmetric ones ``passes`` times, in random order."""
+        del number  # the order comes from the generator alone
+        plan: list[tuple[bool, int, Tensor]] = []
+        for n, count in self.counts.items():
+            order = torch.randperm(count, generator=rng)
+            plan += [(False, n, part) for part in order.split(self._size(n))]
+        for n, group in list(self.symmetric.groups.items()) * self.passes:
             order = torch.randperm(len(group), generator=rng)
-            found += [(n, part) for part in order.split(self._size(n))]
-        return found
-
-    def batch(self, n: int, rows: Tensor) -> SymmetricBatch:
-        """Return rows of one size."""
-        return self.groups[n].select(rows)
-
-    def epoch(self, rng: torch.Generator) -> Iterator[SymmetricBatch]:
-        """Yield every crystal once, in batches of one size, in random order."""
-        plan = self.plan(rng)
+            plan += [(True, n, part) for part in order.split(self._size(n))]
         for i in torch.randperm(len(plan), generator=rng).tolist():
-            yield self.batch(*plan[i])
+            is_symmetric, n, part = plan[i]
+            yield self.symmetric.groups[n].select(part) if is_symmetric else self.rows(n, part)
 
     def _size(self, n: int) -> int:
         return max(1, self.n_tokens // (n + 1))

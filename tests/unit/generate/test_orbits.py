@@ -11,7 +11,7 @@ from matmill.crystals.lattice import metric_tensor
 from matmill.generate.orbits import Orbits, free_directions
 from matmill.generate.process import add_symmetric_noise
 from matmill.generate.state import LatticeScale, from_dense, to_dense
-from matmill.generate.symmetric import SymmetricSet
+from matmill.generate.symmetric import SymmetricBatch, SymmetricSet, WithSymmetric
 from matmill.generate.wyckoff.positions import operations
 from matmill.randomness import child
 
@@ -131,11 +131,14 @@ def test_free_directions_are_primitive():
     assert sorted(map(tuple, basis.tolist())) == [(0, 0, 0), (0, 0, 1), (1, 2, 0)]
 
 
-def test_symmetric_training_set_serves_every_crystal_once(crystals):
-    scale = LatticeScale.fit(crystals)
-    data = SymmetricSet(crystals, scale, max_atoms=20, n_tokens=12)
-    batches = list(data.epoch(child(0, "epoch")))
-    assert sum(map(len, batches)) == len(data) == 6
-    for batch in batches:
+def test_both_modes_are_served_as_often_as_asked(crystals, training_set):
+    symmetric = SymmetricSet(crystals, training_set.scale, max_atoms=20)
+    both = WithSymmetric(training_set, symmetric, passes=2)
+    batches = list(both.epoch(0, child(0, "epoch")))
+    assert len(batches) == both.n_batches()
+    in_groups = [b for b in batches if isinstance(b, SymmetricBatch)]
+    assert sum(map(len, in_groups)) == 2 * len(symmetric) == 12
+    assert sum(len(b.crystals) for b in batches) == len(both) == 18
+    for batch in in_groups:
         shown = batch.shown(child(1, "drop"))
         assert (shown.space_group == batch.orbits.space_group).all()
