@@ -1,12 +1,13 @@
 """``matmill train generator``: the flow on the user's own crystals."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Device, Json, Quiet, Seed, pick_device
+from matmill.cli.options import Device, Json, Quiet, pick_device
 from matmill.cli.output import print_json
 
 
@@ -19,84 +20,121 @@ def register(app: typer.Typer) -> None:
 
 
 def train_generator(
-    data: Annotated[
+    source: Annotated[
         Path,
-        typer.Argument(help="Parquet, folder, ASE database, extxyz, … of crystals to learn from."),
+        typer.Argument(
+            metavar="DATA|CONFIG.toml",
+            help="Parquet, folder, ASE database, extxyz, … of crystals; a folder of Parquet files "
+            "may be larger than memory. Or a TOML file that names the data and all settings.",
+        ),
     ],
-    size: Annotated[str, typer.Option("--size", help="tiny, S, M or L.")] = "S",
+    size: Annotated[
+        str | None, typer.Option("--size", help="tiny, S, M or L.", show_default="S")
+    ] = None,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=0, help="Training time over all sittings.")
-    ] = 120.0,
+        float | None,
+        typer.Option(
+            "--minutes", min=0, help="Training time over all sittings.", show_default="120"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=0, help="Optimiser steps; default: no limit.")
+    ] = None,
     max_atoms: Annotated[
-        int, typer.Option("--max-atoms", min=1, max=64, help="Largest primitive cell to use.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--max-atoms", min=1, max=64, help="Largest primitive cell.", show_default="20"
+        ),
+    ] = None,
     n_tokens: Annotated[
-        int, typer.Option("--tokens", min=2, help="Atoms plus lattice tokens in a batch.")
-    ] = 1660,
-    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 1e-3,
+        int | None,
+        typer.Option("--tokens", min=2, help="Atoms plus cells in a batch.", show_default="1660"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", show_default="0.001")
+    ] = None,
     start_from: Annotated[
         Path | None, typer.Option("--from", help="Checkpoint whose weights to start from.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Use only rows whose split column says this.")
-    ] = "train",
+        str | None,
+        typer.Option("--split", help="Rows whose split column says this.", show_default="train"),
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; the same one resumes it.")
-    ] = Path("work/generator"),
-    devices: Annotated[int, typer.Option("--devices", min=1, help="GPUs; over one: DDP.")] = 1,
-    seed: Seed = 0,
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the run; the same one resumes it.",
+            show_default="work/generator",
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices", min=1, help="GPUs, or processes on a CPU; over one: DDP.", show_default="1"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Same seed: same result.", show_default="0"),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
 ) -> None:
     """Train a flow generator, or continue an interrupted training.
 
-    Columns such as band_gap_ev become conditions. Example: matmill train generator mine.parquet
+    Columns such as band_gap_ev become conditions. From time to time the weights are scored by
+    samples; the best are kept. Flags win over the TOML file; recipe.toml in the folder of the run
+    has every setting. Example: matmill train generator mine.parquet --minutes 60
     """
-    from matmill.errors import DataError
-    from matmill.generate.train import GeneratorSettings, labelled_crystals, train
-    from matmill.training.fit import FitSettings
+    from matmill.generate.recipe import RESOLVED, follow, make_recipe
 
-    with progress.show(quiet=quiet) as on_event:
-        crystals, space_group, facts = labelled_crystals(data, split=split, on_event=on_event)
-        if not len(crystals):
-            raise DataError(f"{data} has no row with split '{split}'. Use --split to choose.")
-        accelerator = "cpu" if pick_device(device) == "cpu" else "cuda"
-        settings = GeneratorSettings(
-            size=size,
-            max_atoms=max_atoms,
-            n_tokens=n_tokens,
-            fit=FitSettings(
-                max_seconds=60 * minutes,
-                learning_rate=learning_rate,
-                warmup_steps=500,
-                ema_decay=0.9995,
-                accelerator=accelerator,
-                devices=devices,
-            ),
-        )
-        with progress.resumable("The same command continues this training."):
-            result = train(
-                crystals,
-                space_group,
-                settings=settings,
-                folder=out,
-                seed=seed,
-                start_from=start_from,
-                facts=facts,
-                on_event=on_event,
-            )
+    is_toml = source.suffix.lower() == ".toml"
+    accelerator = "cpu" if pick_device(device) == "cpu" else "cuda"
+    if is_toml and device == "auto":
+        accelerator = None  # the file may say
+    changes = {
+        "data": None if is_toml else str(source),
+        "size": size,
+        "max_atoms": max_atoms,
+        "n_tokens": n_tokens,
+        "start_from": str(start_from) if start_from else None,
+        "split": split,
+        "out": str(out) if out else None,
+        "seed": seed,
+        "fit.max_seconds": None if minutes is None else 60 * minutes,
+        "fit.max_steps": steps,
+        "fit.learning_rate": learning_rate,
+        "fit.devices": devices,
+        "fit.accelerator": accelerator,
+    }
+    recipe = make_recipe(source if is_toml else None, changes)
+    # Lightning starts the other processes of a training with this same command.
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    with (
+        progress.show(quiet=quiet or not is_first) as on_event,
+        progress.resumable("The same command continues this training."),
+    ):
+        result = follow(recipe, on_event=on_event)
+    if not result.is_chief:
+        return
     summary = {
         "steps": result.step,
         "epochs": result.epoch,
         "seconds": round(result.seconds),
         "ended_by": result.reason,
-        "checkpoint": out / "generator.safetensors",
+        "sample_score": result.best_score,
+        "sample_score_step": result.best_step,
+        "checkpoint": recipe.out / "generator.safetensors",
+        "recipe": recipe.out / RESOLVED,
     }
     if json:
         print_json(summary)
         return
+    score = "" if result.best_score is None else f", sample score {result.best_score:.3f}"
     typer.echo(
         f"{result.step} steps, {result.epoch} epochs in {result.seconds / 60:.1f} min "
-        f"({result.reason}). Use it: matmill generate --model {summary['checkpoint']}"
+        f"({result.reason}{score}). Use it: matmill generate --model {summary['checkpoint']}"
     )

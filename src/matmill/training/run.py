@@ -274,10 +274,12 @@ class Run:
         device_type = next(self.task.parameters()).device.type
         # Scores are compared over the whole run: no rounding to bfloat16 in them.
         exact = torch.autocast(device_type, enabled=False)
-        with self.average.applied(self.task), torch.no_grad(), exact:
-            found = self.validate(self.task)
+        found: float | Mapping[str, float] = 0.0
+        if self.is_chief:
+            with self.average.applied(self.task), torch.no_grad(), exact:
+                found = self.validate(self.task)
         parts = {"validation": float(found)} if isinstance(found, (int, float)) else dict(found)
-        score = parts["validation"]
+        score = self._shared(parts["validation"])
         sign = -1.0 if settings.higher_is_better else 1.0
         best = counters.best_score
         is_best = math.isfinite(score) and (best is None or sign * score < sign * best)
@@ -327,11 +329,14 @@ class Run:
 
     # ------------------------------------------------------------------ many processes
     def _shared_seconds(self) -> float:
-        seconds = self._base_seconds + self._clock() - self._began
+        return self._shared(self._base_seconds + self._clock() - self._began)
+
+    def _shared(self, value: float) -> float:
+        """Return the first process's number in all of them."""
         if self.n_ranks == 1:
-            return seconds
+            return value
         device = next(self.task.parameters()).device
-        shared = torch.tensor(seconds, dtype=torch.float64, device=device)
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
         torch.distributed.broadcast(shared, 0)
         return float(shared)
 
