@@ -5,7 +5,8 @@
 The positions come from `matmill.generate.wyckoff.derive`. Only the letters are conventions: a
 crystal with one atom on a position and a general orbit that pins the group is analysed, and the
 letter is read off at the standardised site. The run fails unless every position of all 230 groups
-gets one letter, no two the same, and there are 1731 of them.
+gets one letter, no two the same, and there are 1731 of them. The swaps are generators of what the
+affine normaliser does to the letters: "bac" turns a into b and b into a.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from matmill.generate.wyckoff.derive import wyckoff_pieces
+from matmill.generate.wyckoff.normaliser import position_permutations
 from matmill.generate.wyckoff.positions import ASSET, operations
 from matmill.randomness import child
 from matmill.training.checkpoint import write_atomically
@@ -91,7 +93,16 @@ def main():
             in_48ths = np.round(piece.anchor * 48).astype(int).tolist()
             n_sites = len(rotations) // int(piece.stabiliser.sum())
             rows.append([letter, n_sites, in_48ths, piece.basis.tolist()])
-        table[space_group] = rows
+        swaps = [
+            "".join(
+                name
+                for _, name in sorted(
+                    zip(names, (names[k] for k in p), strict=True), key=_by_letter
+                )
+            )
+            for p in position_permutations(rotations, shifts, classes)
+        ]
+        table[space_group] = {"positions": rows, "swaps": swaps}
         total += len(rows)
     if total != 1731:
         raise SystemExit(f"{total} positions, but there are 1731")

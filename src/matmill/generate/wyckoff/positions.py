@@ -8,12 +8,14 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from matmill.errors import InputError
+from matmill.generate.wyckoff.normaliser import closure
 
 N_SPACE_GROUPS = 230
 ASSET = Path(__file__).parents[2] / "assets" / "wyckoff_positions.json"
@@ -85,12 +87,30 @@ def positions(space_group: int) -> dict[str, Position]:
             anchor=torch.tensor(anchor, dtype=torch.float64) / _ANCHOR_UNIT,
             basis=torch.tensor(basis, dtype=torch.int64).reshape(-1, 3),
         )
-        for letter, n_sites, anchor, basis in _table()[str(space_group)]
+        for letter, n_sites, anchor, basis in _table()[str(space_group)]["positions"]
     }
 
 
+@lru_cache(maxsize=N_SPACE_GROUPS)
+def swaps(space_group: int) -> Int[Tensor, "p n_positions"]:
+    """Return how another origin or other axes may permute the positions of a group.
+
+    Returns:
+        Every permutation by the affine normaliser, the identity first; a row holds, for each
+        position in the order of `positions`, the index of the position that it becomes.
+
+    Raises:
+        InputError: If there is no such group.
+    """
+    letters = list(positions(space_group))
+    rows = [[letters.index(name) for name in row] for row in _table()[str(space_group)]["swaps"]]
+    own = tuple(range(len(letters)))
+    every = closure([tuple(row) for row in rows], len(letters)) - {own}
+    return torch.tensor([own, *sorted(every)])
+
+
 @lru_cache(maxsize=1)
-def _table() -> dict[str, list[tuple[str, int, list[int], list[list[int]]]]]:
+def _table() -> dict[str, dict[str, Any]]:
     return json.loads(ASSET.read_text())
 
 
