@@ -126,7 +126,6 @@ _ALL = (
         reads="structure",
         unit="",
         n_published=4040,
-        published="dielectric",
         note="3,688 crystals of another calculation, own folds: not the rows of matbench",
     ),
     Task(
