@@ -107,9 +107,8 @@ def std_factor(error: Float[Tensor, " n"], std: Float[Tensor, " n"]) -> float:
 
 
 def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Return Spearman's rank correlation; NaN when one side is constant."""
-    ranks = [x.double().argsort().argsort().double() for x in (a, b)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+    """Return Spearman's rank correlation, ties sharing a rank; NaN when one side is constant."""
+    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
 
 
 def rank_auc(upper: Float[Tensor, " n"], lower: Float[Tensor, " m"]) -> float:
@@ -117,12 +116,15 @@ def rank_auc(upper: Float[Tensor, " n"], lower: Float[Tensor, " m"]) -> float:
 
     The area under the ROC curve of a score for telling the two apart.
     """
-    values = torch.cat([upper, lower]).double()
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    middle = counts.cumsum(0).double() - (counts - 1) / 2  # mean rank of tied values, from 1
-    ranks = middle[place[: len(upper)]]
     n, m = len(upper), len(lower)
+    ranks = _ranks(torch.cat([upper, lower]))[:n]
     return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+
+
+def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return the rank of each value from 1; tied values get their mean rank."""
+    _, place, counts = values.double().unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0).double() - (counts - 1) / 2)[place]
 
 
 def sparsification(

@@ -59,13 +59,18 @@ def density_ratio(
     is_asked = torch.arange(n + m) >= n
     rng = child(seed, "density ratio")
     folds = torch.cat([torch.randperm(size, generator=rng) % _FOLDS for size in (n, m)])
+    # Where not all rows are taken, they are drawn: tables are often sorted by kind.
+    drawn = torch.randperm(n + m, generator=rng)
     logits = torch.zeros(len(_PENALTIES), n + m, dtype=torch.float64)
     for fold in range(_FOLDS):
         here = folds == fold
         if not bool((is_asked & ~here).any()) or not bool((~is_asked & ~here).any()):
             continue
         taken = torch.cat(
-            [torch.nonzero(~here & side).flatten()[:_MOST_ROWS] for side in (~is_asked, is_asked)]
+            [
+                drawn[(~here & side)[drawn]][:_MOST_ROWS].sort().values
+                for side in (~is_asked, is_asked)
+            ]
         )
         weights = _fits(design[taken], is_asked[taken])
         found = design[here] @ weights[:, 1:].T + weights[:, 0]

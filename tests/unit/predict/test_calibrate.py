@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics
 
 from matmill.predict import calibrate
 
@@ -94,8 +95,16 @@ def test_coverage_counts_ends():
     assert calibrate.coverage(torch.tensor([0.0, 1.0, 0.5, 1.1]), low, high) == 0.75
 
 
+def test_ranks_of_ties_are_shared_and_a_constant_ranks_nothing():
+    from scipy.stats import spearmanr
+
+    a, b = _normal(200, 5), _normal(200, 6).round()
+    assert calibrate.rank_correlation(a, a + b) == pytest.approx(spearmanr(a, a + b).statistic)
+    assert calibrate.rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert math.isnan(calibrate.rank_correlation(a.sort().values, torch.ones(200)))
+
+
 def test_rank_auc_equals_scikit_learn():
-    metrics = pytest.importorskip("sklearn.metrics")
     upper, lower = _normal(40, 7).round(decimals=1) + 0.3, _normal(60, 8).round(decimals=1)
     truth = [1] * 40 + [0] * 60
     expected = metrics.roc_auc_score(truth, torch.cat([upper, lower]).numpy())

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from sklearn import linear_model as linear
 
 from matmill.predict.calibrate import conformal_quantile
 from matmill.predict.conformal import FEW, effective_size, weighted_factors
@@ -66,6 +67,19 @@ def test_sets_without_overlap_leave_few_effective_rows():
     assert effective_size(shift.known) < FEW
 
 
+def test_of_many_rows_the_fit_takes_some_of_every_kind(monkeypatch):
+    monkeypatch.setattr("matmill.predict.shift._MOST_ROWS", 200)
+    rng = torch.Generator().manual_seed(3)
+    # Sorted by kind, as tables often are: the first half is one kind, the second another.
+    kind = torch.arange(1000) >= 500
+    known = 0.3 * torch.randn(1000, 2, generator=rng) + torch.where(kind, 2.0, -2.0)[:, None]
+    asked = 0.3 * torch.randn(300, 2, generator=rng) + 2.0
+    found = density_ratio(known, asked)
+    assert float(found.known[kind].mean()) == pytest.approx(2.0, abs=0.3)
+    assert float(found.known[~kind].mean()) < 0.1
+    assert float(found.asked.mean()) == pytest.approx(2.0, abs=0.3)
+
+
 def test_one_crystal_says_nothing_about_a_shift():
     shift = density_ratio(torch.zeros(30, 3), torch.full((1, 3), 5.0))
     assert shift.known.tolist() == [1.0] * 30
@@ -73,7 +87,6 @@ def test_one_crystal_says_nothing_about_a_shift():
 
 
 def test_logistic_fit_equals_scikit_learn():
-    linear = pytest.importorskip("sklearn.linear_model")
     from matmill.predict.shift import _PENALTIES, _fits
 
     rng = _rng(4)
