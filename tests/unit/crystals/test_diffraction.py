@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.convert import to_structure
@@ -99,7 +100,6 @@ def test_patterns_do_not_change_with_rotation_origin_and_order():
 
 
 def test_patterns_equal_the_kernel_density_estimate_of_the_lines():
-    stats = pytest.importorskip("scipy.stats")
     batch = some(7, seed=5).select([1, 3, 4, 6])
     found, ours = peaks(batch), patterns(batch)
     for i in range(len(batch)):

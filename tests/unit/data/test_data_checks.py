@@ -1,15 +1,12 @@
 import math
 from dataclasses import replace
 
-import pytest
 import torch
 from data_crystals import many, rocksalt
 
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.data.checks import check, duplicate_structures
 from matmill.data.table import LabelledCrystals
-
-pytest.importorskip("matmill.crystals.neighbors")
 
 
 def found(table, target=None):

@@ -7,6 +7,7 @@ import torch
 from data_crystals import batches, many
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import model_selection
 
 from matmill.crystals import symmetry
 from matmill.crystals.composition import anonymous_formulas, element_counts
@@ -98,7 +99,6 @@ def test_drawn_elements_fill_at_most_the_test_fraction():
 
 @pytest.mark.parametrize("n_rows", [23, 636, 1265])
 def test_matbench_folds_equal_shuffled_kfold(n_rows):
-    model_selection = pytest.importorskip("sklearn.model_selection")
     folds = model_selection.KFold(5, shuffle=True, random_state=18012019)
     for ours, (_, theirs) in zip(matbench_folds(n_rows), folds.split(range(n_rows)), strict=True):
         assert ours.tolist() == theirs.tolist()
@@ -106,7 +106,6 @@ def test_matbench_folds_equal_shuffled_kfold(n_rows):
 
 @pytest.mark.parametrize(("n_rows", "share"), [(101, 0.5), (1000, 0.71), (777, 0.05)])
 def test_matbench_folds_of_classes_equal_stratified_kfold(n_rows, share):
-    model_selection = pytest.importorskip("sklearn.model_selection")
     labels = (np.random.default_rng(n_rows).random(n_rows) < share).astype(float)
     folds = model_selection.StratifiedKFold(5, shuffle=True, random_state=18012019)
     ours = matbench_folds(n_rows, torch.from_numpy(labels))

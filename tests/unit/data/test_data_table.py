@@ -118,7 +118,6 @@ def test_rows_without_target_are_dropped_or_refused():
 
 
 def test_a_csv_finds_its_cifs_by_id(cifs):
-    pytest.importorskip("matmill.crystals.files")
     table = open_table(sheet(cifs, LABELS), structures=cifs, target="gap")
     whole = many(5)
     assert table.ids == ("x-3", "x-0", "x-4")
@@ -140,7 +139,6 @@ def test_a_target_of_text_names_its_rows(cifs):
 
 
 def test_a_folder_with_its_csv_opens_as_one(cifs):
-    pytest.importorskip("matmill.crystals.files")
     (cifs / "id_prop.csv").write_text("x-1,0.5\nx-2,0.75\n")
     table = open_table(cifs, target="target")
     assert table.ids == ("x-1", "x-2")
@@ -161,13 +159,11 @@ def test_a_folder_with_its_csv_opens_as_one(cifs):
     ],
 )
 def test_every_mistake_has_its_message(cifs, text, target, error, message):
-    pytest.importorskip("matmill.crystals.files")
     with pytest.raises(error, match=message):
         open_table(sheet(cifs, text), structures=cifs, target=target)
 
 
 def test_a_broken_cif_is_named(cifs):
-    pytest.importorskip("matmill.crystals.files")
     (cifs / "x-1.cif").write_text("data_x\nthis is no CIF\n")
     with pytest.raises(DataError, match=r"x-1.cif.*Repair them, or remove their rows"):
         open_table(sheet(cifs, "id,g\nx-0,1\nx-1,2\n"), structures=cifs)
@@ -183,7 +179,6 @@ def test_labels_without_structures_say_what_is_missing(cifs):
 
 
 def test_rows_may_be_left_out_when_asked_for(cifs):
-    pytest.importorskip("matmill.crystals.files")
     path = sheet(cifs, "id,gap_ev\nx-0,1\nx-1,\nx-2,3\n")
     table = open_table(path, structures=cifs, target="gap_ev", on_missing="drop")
     assert table.ids == ("x-0", "x-2")
@@ -214,7 +209,6 @@ def test_cif_text_inside_the_csv_is_enough(tmp_path):
 
 
 def test_parquet_keeps_everything(tmp_path):
-    pytest.importorskip("matmill.crystals.files")
     batch = many(20).with_properties(x=torch.tensor([1.0, math.nan] * 10))
     table = LabelledCrystals(
         crystals=batch, notes={"split": ("train", None) * 10, "release": ("a",) * 20}
@@ -236,7 +230,6 @@ def test_parquet_keeps_everything(tmp_path):
 
 
 def test_an_ase_database_opens_with_its_labels(tmp_path):
-    pytest.importorskip("matmill.crystals.files")
     from ase.db import connect
 
     from matmill.crystals.convert import to_atoms
@@ -252,7 +245,6 @@ def test_an_ase_database_opens_with_its_labels(tmp_path):
 
 
 def test_a_single_structure_file_is_a_table_too(tmp_path):
-    pytest.importorskip("matmill.crystals.files")
     from pymatgen.io.vasp import Poscar
 
     batch = CrystalBatch.from_lists(*([part] for part in rocksalt()))
@@ -263,7 +255,6 @@ def test_a_single_structure_file_is_a_table_too(tmp_path):
 
 
 def test_given_data_open_with_their_notes(shared_data):
-    pytest.importorskip("matmill.crystals.files")
     table = open_table(shared_data / "properties" / "matbench_jdft2d.parquet")
     assert len(table) == 636
     assert "exfoliation_energy_mev_atom" in table.columns

@@ -8,6 +8,7 @@ import torch
 from data_crystals import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch, parse_formulas
@@ -68,7 +69,6 @@ def test_scales_have_every_element_once_and_their_neighbours():
 
 
 def test_mover_s_distance_equals_the_one_of_scipy():
-    stats = pytest.importorskip("scipy.stats")
     batch = formulas(40, 3)
     for scale in SCALES:
         vectors, places = cumulative(batch, scale), positions(scale).numpy()
