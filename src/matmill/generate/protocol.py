@@ -1,6 +1,6 @@
 """What a generator is: a thing that turns a request into crystals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -132,20 +132,32 @@ class Generator(Protocol):
         ...
 
 
-def load_generator(name_or_path: str | Path = "flow", *, device: str = "cpu") -> Generator:
+def load_generator(
+    name_or_path: str | Path = "flow", *, device: str = "cpu", adapters: Sequence[Path] = ()
+) -> Generator:
     """Return a generator by registered name, or the one trained into a checkpoint file.
 
     A registered object with ``load(device=...)`` is loaded, any other is called.
 
+    Args:
+        name_or_path: Which.
+        device: Where to run.
+        adapters: Files of adapters that were made for it.
+
     Raises:
         UnknownNameError: If nobody registered the name.
-        DataError: If the weights are missing or damaged.
+        InputError: If it takes no adapters, and some were given.
+        DataError: If the weights are missing or damaged, or an adapter was made for others.
     """
+    from matmill.generate.flow import FlowGenerator
+
     path = Path(name_or_path)
     if path.suffix == ".safetensors" or (path / "generator.safetensors").exists():
-        from matmill.generate.flow import FlowGenerator
-
         file = path / "generator.safetensors" if path.is_dir() else path
-        return FlowGenerator.load(file, device=device)
+        return FlowGenerator.load(file, device=device, adapters=adapters)
     plugin = generators.load(str(name_or_path))
+    if plugin is FlowGenerator:
+        return FlowGenerator.load(device=device, adapters=adapters)
+    if adapters:
+        raise InputError(f"The generator '{name_or_path}' takes no adapters; those extend flows.")
     return plugin.load(device=device) if hasattr(plugin, "load") else plugin()
