@@ -105,8 +105,8 @@ def generate(
         if out.suffix and out.suffix not in _APPENDABLE:
             files.write(crystals, out)
         # Beside a folder, not in it: whoever reads the folder should find crystals only.
-        record = out.with_name(out.name + ".json")
-        content = _record(generator, request, seed, seconds, warnings)
+        beside = out.with_name(out.name + ".json")
+        content = record(generator, request, seed, seconds, warnings)
         content["symmetry"] = {"library": "moyopy", "symprec_angstrom": SYMPREC}
         if reranked is not None:
             content["best_of"] = {
@@ -117,8 +117,8 @@ def generate(
                 "kept": reranked.kept,
             }
         content["crystals"] = _table(crystals)
-        write_atomically(record, f"{json.dumps(content, indent=2)}\n".encode())
-        written = [out, record]
+        write_atomically(beside, f"{json.dumps(content, indent=2)}\n".encode())
+        written = [out, beside]
     return Delivered(
         crystals=crystals,
         seconds=seconds,
@@ -167,22 +167,26 @@ def _append(batch: CrystalBatch, out: Path) -> None:
         part.unlink()
 
 
-def _record(
+def record(
     generator: Generator,
     request: GenerationRequest,
     seed: int,
     seconds: float,
     warnings: list[str],
 ) -> dict[str, Any]:
+    """Return what a run can be repeated from: versions, weights, request, seed."""
     asked = {f.name: getattr(request, f.name) for f in fields(request)}
     if request.seeds is not None:
         asked["seeds"] = list(request.seeds.hashes)
     for name in ("free_atoms", "free_types"):
         if asked[name] is not None:
             asked[name] = asked[name].tolist()
+    about: dict[str, Any] = {"name": generator.name, "weights_sha256": generator.hash}
+    if adapters := getattr(generator, "adapters", None):
+        about["adapters"] = adapters.hashes
     return {
         "matmill": __version__,
-        "generator": {"name": generator.name, "weights_sha256": generator.hash},
+        "generator": about,
         "request": asked,
         "seed": seed,
         "seconds": round(seconds, 3),
