@@ -74,7 +74,7 @@ def test_a_written_recipe_reads_back_equal(data, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("sise = 'S'", "no key called 'sise'. Did you mean 'size'? Known: data, fit, flow,"),
+        ("size_ = 'S'", "no key called 'size_'. Did you mean 'size'? Known: data, fit, flow,"),
         ("size = 'XL'", "size: No size called 'XL'. Known: tiny, S, M"),
         ("[fit]\nmax_stebs = 3", "no key called 'fit.max_stebs'. Did you mean 'max_steps'? Known:"),
         ("[flow]\ncoupling = 'ot'", "flow.coupling: Input should be 'none' or 'permutation'"),
