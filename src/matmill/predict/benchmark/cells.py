@@ -14,7 +14,7 @@ from matmill.data.compositions import Table, items
 from matmill.data.splits import split
 from matmill.errors import InputError
 from matmill.predict.benchmark.tasks import Task, tested_on_official_folds
-from matmill.randomness import child
+from matmill.randomness import child, child_seed
 
 OFFICIAL = "official"
 _VAL_SHARE = 0.1
@@ -90,10 +90,12 @@ def divide(cell: Cell, task: Task, table: Table) -> Division:
     kind = cell.split
     if kind == OFFICIAL:
         kind = "matbench" if is_official else "random"
+    # Elements are drawn, not dealt into folds: each fold draws others.
+    seed = child_seed(cell.seed, "elements", str(cell.fold)) if kind == "element" else cell.seed
     found = split(
         table,  # pyright: ignore[reportArgumentType]
         kind,  # pyright: ignore[reportArgumentType]
-        seed=cell.seed,
+        seed=seed,
         fractions=(0.8, 0.0, 0.2) if kind == "element" else (1.0, 0.0, 0.0),
         n_folds=cell.n_folds,
         fold=cell.fold,

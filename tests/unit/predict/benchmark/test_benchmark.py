@@ -70,6 +70,19 @@ def test_a_table_with_rows_missing_has_own_folds():
     assert sorted(tested) == list(range(200))
 
 
+def test_every_fold_of_elements_holds_out_others():
+    formulas = [f"{a}{n}{b}" for a in ("Li", "Na", "K", "Rb", "Cs") for b in "FOSN" for n in (1, 2)]
+    batch = parse_formulas(formulas).with_properties(yield_strength_mpa=torch.arange(40.0))
+    table = LabelledCompositions(compositions=batch)
+    tested = set()
+    for fold in range(5):
+        cell = Cell(model="median", task="steels", split="element", fold=fold, n_folds=5, seed=0)
+        found = divide(cell, TASKS["steels"], table)
+        assert not set(found.train.tolist()) & set(found.test.tolist())
+        tested.add(tuple(found.test.tolist()))
+    assert len(tested) > 2
+
+
 def test_training_sets_of_a_learning_curve_are_nested():
     table = alloys(312)
 
