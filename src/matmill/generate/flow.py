@@ -82,7 +82,8 @@ class FlowGenerator:
         self._hash = weights_hash
         self._templates: TemplateSource | None = None
         self._is_bf16 = choose(precision, torch.device(device).type) == "bf16"
-        added = self.adapters.properties if self.adapters is not None else {}
+        properties = self.adapters.properties.values() if self.adapters is not None else ()
+        added = {p.quantity.column: p for p in properties}
         learnt = {
             name: (values["low"], values["high"], values["count"])
             for name, values in card["conditions"].items()

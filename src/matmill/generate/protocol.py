@@ -12,6 +12,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.errors import InputError
 from matmill.registry import generators
+from matmill.training.precision import Precision
 
 ASSETS = Path(__file__).parents[1] / "assets" / "generators"
 
@@ -133,7 +134,11 @@ class Generator(Protocol):
 
 
 def load_generator(
-    name_or_path: str | Path = "flow", *, device: str = "cpu", adapters: Sequence[Path] = ()
+    name_or_path: str | Path = "flow",
+    *,
+    device: str = "cpu",
+    adapters: Sequence[Path] = (),
+    precision: Precision = "auto",
 ) -> Generator:
     """Return a generator by registered name, or the one trained into a checkpoint file.
 
@@ -143,6 +148,7 @@ def load_generator(
         name_or_path: Which.
         device: Where to run.
         adapters: Files of adapters that were made for it.
+        precision: ``auto``, ``bf16`` or ``fp32``, of a flow.
 
     Raises:
         UnknownNameError: If nobody registered the name.
@@ -154,10 +160,10 @@ def load_generator(
     path = Path(name_or_path)
     if path.suffix == ".safetensors" or (path / "generator.safetensors").exists():
         file = path / "generator.safetensors" if path.is_dir() else path
-        return FlowGenerator.load(file, device=device, adapters=adapters)
+        return FlowGenerator.load(file, device=device, adapters=adapters, precision=precision)
     plugin = generators.load(str(name_or_path))
     if plugin is FlowGenerator:
-        return FlowGenerator.load(device=device, adapters=adapters)
+        return FlowGenerator.load(device=device, adapters=adapters, precision=precision)
     if adapters:
         raise InputError(f"The generator '{name_or_path}' takes no adapters; those extend flows.")
     return plugin.load(device=device) if hasattr(plugin, "load") else plugin()
