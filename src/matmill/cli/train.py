@@ -79,9 +79,10 @@ def train_predictor(
     """Train a predictor of properties with honest error bars.
 
     "auto" tries the models that suit the table on inner folds and says which it took and why.
-    Rows are divided by a column "split" (train, val, test) or else by formula, 80/10/10; the
-    scores that are printed are those on the test rows, which nothing else sees. Repeat the same
-    command after Ctrl-C or a kill: it goes on where it stopped.
+    Rows are divided by a column "split" (train, val, test; without val a tenth of the training
+    rows validates) or else by formula, 80/10/10; the scores that are printed are those on the test
+    rows, which nothing else sees. Repeat the same command after Ctrl-C or a kill: it goes on where
+    it stopped.
 
     Example: matmill train predictor data.csv --structures cifs/ --target band_gap
     """
