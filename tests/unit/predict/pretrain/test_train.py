@@ -128,7 +128,7 @@ def test_random_and_wrong_labels_change_the_encoder_but_not_the_counts(tmp_path,
 
 
 def test_health_is_shown_while_it_trains(tmp_path, table, monkeypatch):
-    monkeypatch.setattr("matmill.training.run._EMIT_SECONDS", 0.0)
+    monkeypatch.setattr("matmill.training.report._EMIT_SECONDS", 0.0)
     events = []
     settings = PretrainSettings(**SMALL, epochs=12)
     pretrain(table, settings=settings, folder=tmp_path, on_event=events.append)
