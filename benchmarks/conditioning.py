@@ -59,6 +59,7 @@ class Study:
         settings = f"{arguments.steps}-{arguments.seed}"
         self.folder = arguments.work / f"{self.generator.hash[:10]}-conditioning-{settings}"
         self.rows, self.steering, self.values = [], [], {}
+        self.judges = {}
         self.free = self.sample("free", n=2 * arguments.n)
 
     def sample(self, name, n=None, **wishes):
@@ -78,7 +79,9 @@ class Study:
         """Return the values of a property."""
         if name == "density":
             return density(crystals)
-        return load_predictor(name).predict(crystals).mean.double()
+        if name not in self.judges:
+            self.judges[name] = load_predictor(name)
+        return self.judges[name].predict(crystals).mean.double()
 
     def window(self, name, target):
         """Return the bounds within which a value counts as a hit."""

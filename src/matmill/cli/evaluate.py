@@ -35,21 +35,28 @@ def evaluate(
     """Judge crystals: validity, symmetry, uniqueness, novelty and, if asked, stability.
 
     Every share is printed with its numerator and denominator. Novelty is judged with the index
-    that ships; with MATMILL_DATA set to a folder of known structures, matches are confirmed.
+    that ships; with MATMILL_DATA set to a folder of known structures, matches are confirmed. With
+    --reference the ways in which generators break are looked for as well, with advice.
     Nothing is drawn at random; --seed is there for uniformity.
 
     Example: matmill evaluate samples.extxyz --reference train.parquet --relax 100
     """
-    from matmill.verify.evaluation import PROTOCOL, evaluate_files
+    from matmill.verify.evaluation import PROTOCOL, evaluate_files, signatures_of_files
 
     del seed  # nothing is drawn
     with progress.show(quiet=quiet) as on_event:
         found, complaints = evaluate_files(
             files, reference=reference, n_relax=n_relax, on_event=on_event
         )
+        signs = [] if reference is None else signatures_of_files(files, reference)
     for complaint in complaints:
         typer.echo(f"Left out: {complaint}", err=True)
-    report = {"protocol": PROTOCOL, "metrics": [asdict(metric) for metric in found]}
+    report: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "metrics": [asdict(metric) for metric in found],
+    }
+    if signs:
+        report["signatures"] = [asdict(signature) for signature in signs]
     if out is not None:
         from json import dumps
 
@@ -60,3 +67,14 @@ def evaluate(
         return
     rows = [(metric.name, *metric.shown()) for metric in found]
     print_table(["metric", "value", "of"], rows, title=f"Protocol {PROTOCOL['name']}")
+    if signs:
+        verdicts = [
+            (
+                sign.name,
+                "FOUND" if sign.is_found else "not found",
+                f"{sign.value:.3g} against {sign.reference:.3g}",
+                sign.advice if sign.is_found else "",
+            )
+            for sign in signs
+        ]
+        print_table(["signature", "", "measured, known", "advice"], verdicts)

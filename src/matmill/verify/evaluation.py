@@ -19,6 +19,7 @@ from matmill.verify.metrics import Metric
 from matmill.verify.novelty import KnownIndex, find_known, first_of_each
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.relax import RelaxSettings, relax
+from matmill.verify.signatures import Signature, signatures
 from matmill.verify.validity import check
 
 PROTOCOL = {
@@ -102,6 +103,17 @@ def evaluate_files(
     found = [metrics.share("readable", readable)]
     found += evaluate(batch, reference=compared, n_relax=n_relax, on_event=on_event)
     return found, [str(complaint) for complaint in result.complaints]
+
+
+def signatures_of_files(files: Sequence[Path], reference: Path) -> list[Signature]:
+    """Read crystals and known ones, and return the failure signatures that the former show.
+
+    Fewer than two crystals on either side show nothing: the list is empty.
+    """
+    batch, known = (read(paths).crystals for paths in (list(files), reference))
+    if min(len(batch), len(known)) < 2:
+        return []
+    return signatures(batch.to(dtype=torch.float64), known.to(dtype=torch.float64))
 
 
 def _after_relaxation(

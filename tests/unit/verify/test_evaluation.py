@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from matmill.cli.main import app
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.files import write
+from matmill.verify import evaluation
 from matmill.verify.evaluation import evaluate
 from matmill.verify.novelty import KnownIndex
 
@@ -50,3 +51,24 @@ def test_command_prints_a_table_or_json(tmp_path):
     assert report["protocol"]["name"] == "matmill-1"
     assert report["metrics"][0]["name"] == "readable"
     assert report["metrics"][0]["value"] == 1.0
+
+
+def test_the_command_shows_failure_signatures(tmp_path):
+    known, broken = tmp_path / "known.extxyz", tmp_path / "broken.extxyz"
+    write(prototypes(), known)
+    write(concatenate([prototypes().select([0])] * 20), broken)
+    argv = ["evaluate", str(broken), "--reference", str(known), "--json"]
+    result = CliRunner().invoke(app, argv)
+    assert result.exit_code == 0, result.output
+    found = {s["name"]: s["is_found"] for s in json.loads(result.stdout)["signatures"]}
+    assert found["duplicated outputs"]
+    assert found["collapse onto few prototypes"]
+    assert not found["symmetry collapse to P1"]
+    shown = CliRunner().invoke(app, argv[:-1]).stdout
+    assert "FOUND" in shown
+    assert "drop the repeats" in " ".join(shown.split())
+    alone = CliRunner().invoke(app, ["evaluate", str(broken), "--json"])
+    assert "signatures" not in json.loads(alone.stdout)
+    one = tmp_path / "one.extxyz"
+    write(prototypes().select([0]), one)
+    assert evaluation.signatures_of_files([one], known) == []
