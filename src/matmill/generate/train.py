@@ -188,7 +188,11 @@ def train_on(
         "shapes": torch.cat([data.shapes, data.shape_counts[:, None]], dim=1).tolist(),
     }
     is_scored = bool(settings.fit.validate_every_share or settings.fit.validate_every_steps)
-    score = SampleScore(data, card, settings=settings.samples, seed=seed) if is_scored else None
+    score = None
+    if is_scored:
+        score = SampleScore(
+            data, card, settings=settings.samples, seed=seed, precision=settings.fit.precision
+        )
     result = fit(
         FlowTask(denoiser, settings.flow),
         data,

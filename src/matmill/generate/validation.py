@@ -21,6 +21,7 @@ from matmill.generate.flow import FlowGenerator
 from matmill.generate.protocol import GenerationRequest
 from matmill.generate.state import N_ELEMENTS, from_dense
 from matmill.randomness import child
+from matmill.training.precision import Precision
 from matmill.verify.metrics import wasserstein
 from matmill.verify.novelty import fingerprint
 from matmill.verify.validity import Limits, check, smallest_distance
@@ -60,12 +61,20 @@ class SampleScore:
         card: Card that `FlowGenerator` needs: shapes, elements, conditions, largest cell.
         settings: How many samples.
         seed: The samples of every validation start from the same noise.
+        precision: Of the sampling, as the training has it.
     """
 
     def __init__(
-        self, data: SizedBatches, card: dict[str, Any], *, settings: SampleSettings, seed: int
+        self,
+        data: SizedBatches,
+        card: dict[str, Any],
+        *,
+        settings: SampleSettings,
+        seed: int,
+        precision: Precision = "auto",
     ) -> None:
         self.data, self.card, self.settings, self.seed = data, card, settings, seed
+        self.precision: Precision = precision
         self._known = _KnownRows(data)
         self._density = density(
             _some(data, _REFERENCE_ROWS, child(seed, "validation", "reference"))
@@ -73,14 +82,19 @@ class SampleScore:
 
     def __call__(self, task: nn.Module) -> dict[str, float]:
         """Return ``validation`` (the score, higher is better) and its parts."""
+        return self.of(self.made_with(task))
+
+    def made_with(self, task: nn.Module) -> CrystalBatch:
+        """Return the samples of the task's denoiser, nothing drawn again."""
         denoiser = task.get_submodule("denoiser")
         device = next(denoiser.parameters()).device
-        generator = FlowGenerator(cast(Any, denoiser), self.card, device=str(device))
+        generator = FlowGenerator(
+            cast(Any, denoiser), self.card, device=str(device), precision=self.precision
+        )
         request = GenerationRequest(
             n=self.settings.n_samples, n_steps=self.settings.n_steps, screen=False
         )
-        samples = generator.sample(request, child(self.seed, "validation", "samples"))
-        return self.of(samples)
+        return generator.sample(request, child(self.seed, "validation", "samples"))
 
     def of(self, samples: CrystalBatch) -> dict[str, float]:
         """Return the score of crystals and its parts; shares are of all samples."""

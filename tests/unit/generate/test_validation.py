@@ -85,7 +85,15 @@ def test_the_same_weights_score_the_same_and_stay_as_they_are(score, denoiser):
     task = torch.nn.Module()
     task.denoiser = denoiser
     before = {name: t.clone() for name, t in denoiser.state_dict().items()}
-    assert score(task) == score(task)
+    first = score(task)
+    assert score(task) == first
+    made = score.made_with(task)
+    with torch.no_grad():
+        denoiser.lattice_out.bias += 0.5
+    assert not torch.equal(score.made_with(task).lattice, made.lattice)  # no stale weights
+    with torch.no_grad():
+        denoiser.lattice_out.bias.copy_(before["lattice_out.bias"])
+    assert torch.equal(score.made_with(task).lattice, made.lattice)
     assert all(torch.equal(before[name], t) for name, t in denoiser.state_dict().items())
 
 
