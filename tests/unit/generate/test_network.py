@@ -1,5 +1,6 @@
 """Symmetries of the denoiser, exact in float64."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from matmill.crystals.lattice import minimum_image_distances, shortest_vector
 from matmill.crystals.periodic import wrap
+from matmill.errors import InputError
 from matmill.generate.conditions import Conditions
 from matmill.generate.network import pair_geometry
 from matmill.generate.process import add_noise
@@ -116,3 +118,90 @@ def test_pair_distances_are_minimum_images(crystals):
                 distance = minimum_image_distances(f[:, i] - f[:, j], lattice)
             expected = torch.exp(-0.5 * ((distance / size - centres) / 0.2) ** 2)
             torch.testing.assert_close(features[i, j], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_rotated_lattice_is_the_same_state(denoiser, crystals):
+    lattice = crystals.lattice.double()
+    rng = torch.Generator().manual_seed(3)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=rng, dtype=torch.float64))[0]
+    scale = denoiser.scale
+    before = scale.encode(lattice, crystals.n_atoms)
+    after = scale.encode(lattice @ rotation.t(), crystals.n_atoms)
+    torch.testing.assert_close(after, before, atol=1e-9, rtol=1e-9)
+
+
+def test_the_metric_is_that_of_the_lattice(denoiser, crystals):
+    lattice = crystals.lattice[4:5].double()
+    y = denoiser.scale.encode(lattice, crystals.n_atoms[4:5])
+    gram = denoiser.gram(y, int(crystals.n_atoms[4]))
+    torch.testing.assert_close(gram, lattice @ lattice.transpose(1, 2), atol=1e-6, rtol=1e-6)
+
+
+def attended_by_hand(block, x, pairs, bias, shared):
+    """The block of the specification for one crystal, token by token and head by head."""
+    n_tokens, width = x.shape
+    n, size = n_tokens - 1, width // block.n_heads
+    scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = shared + block.modulation
+
+    def normed(row):
+        return (row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt()
+
+    h = torch.stack([normed(row) * (1 + scale_a) + shift_a for row in x])
+    q, k, v = (h @ block.qkv.weight.t() + block.qkv.bias).split(width, dim=1)
+    gate = 1 + h @ block.pair_gate.weight.t() + block.pair_gate.bias
+    mixed = torch.zeros_like(x)
+    for i in range(n_tokens):
+        heard, seen = [], []
+        for head in range(block.n_heads):
+            own = slice(head * size, (head + 1) * size)
+            scores = torch.stack(
+                [
+                    q[i, own] @ k[j, own] / math.sqrt(size) + bias[head, i, j]
+                    for j in range(n_tokens)
+                ]
+            )
+            a = scores.exp() / scores.exp().sum()
+            heard.append(sum(a[j] * v[j, own] for j in range(n_tokens)))
+            if i < n:
+                seen.append(sum(a[j] * pairs[i, j] * gate[j] for j in range(n)))
+        mixed[i] = torch.cat(heard)
+        if i < n:
+            mixed[i] += block.pair_out.weight @ torch.cat(seen)
+    x = x + gate_a * (mixed @ block.out.weight.t() + block.out.bias)
+    h = torch.stack([normed(row) * (1 + scale_m) + shift_m for row in x])
+    up = h @ block.up.weight.t() + block.up.bias
+    return x + gate_m * ((up / (1 + (-up).exp())) @ block.down.weight.t() + block.down.bias)
+
+
+@torch.no_grad()
+def test_a_block_is_the_specified_attention(denoiser):
+    block = denoiser.double().blocks[1]
+    rng = torch.Generator().manual_seed(4)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    n, width = 4, block.qkv.in_features
+    x, pairs, shared = draw(2, n + 1, width), draw(2, n, n, 64), draw(2, 6, width)
+    bias = torch.zeros(2, block.n_heads, n + 1, n + 1).double()
+    bias[:, :, :n, :n] = draw(2, block.n_heads, n, n)
+    together = block(x, pairs, bias, shared)
+    for i in range(2):
+        expected = attended_by_hand(block, x[i], pairs[i], bias[i], shared[i])
+        torch.testing.assert_close(together[i], expected, atol=1e-9, rtol=1e-9)
+
+
+def test_compiled_blocks_answer_the_same_under_the_same_names(denoiser, state):
+    names, before = list(denoiser.state_dict()), run(denoiser, state)
+    denoiser.compile_blocks(backend="eager")  # traced alike, without the slow C++ compiler
+    after = run(denoiser, state)
+    assert list(denoiser.state_dict()) == names
+    torch.testing.assert_close(after.sites, before.sites, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(after.logits, before.logits, atol=1e-12, rtol=1e-12)
+
+
+def test_compiling_without_a_compiler_says_so(denoiser, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match="C\\+\\+"):
+        denoiser.compile_blocks()
