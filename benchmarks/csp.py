@@ -33,12 +33,17 @@ from generator_common import (
     with_interval,
 )
 from matmill.crystals.batch import concatenate
-from matmill.crystals.matching import CSP_TOLERANCE, Matcher
+from matmill.crystals.matching import CSP_TOLERANCE
 from matmill.errors import InputError
 from matmill.generate.protocol import GenerationRequest, load_generator
 from matmill.randomness import child
 from matmill.verify.confidence import wilson
-from matmill.verify.validity import check, smact_valid
+from matmill.verify.prediction import (
+    best_of,
+    both_valid,
+    match_distances,
+    polymorph_distances,
+)
 
 SIZES = ((1, 4), (5, 8), (9, 12), (13, 20))
 PUBLISHED = (
@@ -119,55 +124,6 @@ class SoftWhereItMust:
         return concatenate(parts)
 
 
-def is_valid(batch):
-    """Return which crystals pass the 0.5 Å rule and SMACT's."""
-    whole = torch.tensor([fate is None for fate in check(batch)], dtype=torch.bool)
-    return whole & smact_valid(batch)
-
-
-def distances(rounds, true):
-    """Return the RMS of each sample to its own crystal, ``(k, n)``, NaN where none matches."""
-    theirs = Matcher(true, CSP_TOLERANCE)
-    rows = []
-    for made in rounds:
-        mine = Matcher(made, CSP_TOLERANCE)
-        rows.append([none_to_nan(theirs.rms(i, i, other=mine)) for i in range(len(true))])
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def polymorph_distances(rounds, true, own):
-    """Return the RMS of the best sample of the formula to each crystal, ``(k, n)``.
-
-    Rows are rounds; the samples of the other crystals of the formula count as well.
-    """
-    best = own.clone()
-    rows_of = defaultdict(list)
-    for row, formula in enumerate(true.formula):
-        rows_of[formula].append(row)
-    theirs = Matcher(true, CSP_TOLERANCE)
-    for k, made in enumerate(rounds):
-        mine = Matcher(made, CSP_TOLERANCE)
-        for rows in rows_of.values():
-            for i in rows:
-                others = [theirs.rms(i, j, other=mine) for j in rows if j != i]
-                values = torch.tensor(
-                    [float(best[k, i]), *map(none_to_nan, others)], dtype=torch.float64
-                )
-                best[k, i] = values.nan_to_num(nan=torch.inf).amin()
-    return torch.where(torch.isinf(best), torch.nan, best)
-
-
-def none_to_nan(value):
-    """Return NaN for no match."""
-    return float("nan") if value is None else value
-
-
-def best_of(values, k):
-    """Return the smallest of the first ``k`` rounds, NaN where none matched."""
-    smallest = values[:k].nan_to_num(nan=torch.inf).amin(0)
-    return torch.where(torch.isinf(smallest), torch.nan, smallest)
-
-
 def rate(rms, rows=None):
     """Return match rate, RMSE of the matches and cRMSE over some rows."""
     rms = rms if rows is None else rms[rows]
@@ -185,19 +141,19 @@ def rate(rms, rows=None):
 
 def scored(rounds, true, unseen, counts):
     """Return the tables for every number of samples."""
-    own = distances(rounds, true)
-    valid = is_valid(true)[None] & torch.stack([is_valid(made) for made in rounds])
+    own = match_distances(rounds, true)
+    valid = torch.stack([both_valid(made, true) for made in rounds])
     gated = torch.where(valid, own, torch.nan)
     grouped = polymorph_distances(rounds, true, own)
     tables = {}
     for k in counts:
-        best = best_of(own, k)
+        best = best_of(own[:k])
         tables[str(k)] = {
             "ungated": rate(best),
-            "gated": rate(best_of(gated, k)),
+            "gated": rate(best_of(gated[:k])),
             "formulas unseen in training": rate(best, unseen),
-            "METRe": rate(best_of(grouped, k)),
-            "METRe, formulas unseen in training": rate(best_of(grouped, k), unseen),
+            "METRe": rate(best_of(grouped[:k])),
+            "METRe, formulas unseen in training": rate(best_of(grouped[:k]), unseen),
             "by size": {
                 f"{low} to {high} atoms": rate(best, (true.n_atoms >= low) & (true.n_atoms <= high))
                 for low, high in SIZES

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from csp import choose_rows, distances, rate, text
+from csp import choose_rows, rate, text
 from generator_common import DATA, markdown, mp_20, sampled, save, training_formulas, with_interval
 from matmill.generate.flow import FlowGenerator
 from matmill.generate.protocol import ASSETS, GenerationRequest
 from matmill.verify import metrics
 from matmill.verify.novelty import first_of_each
+from matmill.verify.prediction import match_distances
 
 STEPS = (5, 10, 20, 30, 50, 100, 250, 1000)
 
@@ -66,7 +67,7 @@ def matched(generator, true, steps, folder, name, seed):
         chunk=chunk,
         stream="csp-curves",
     )
-    return rate(distances([made], true)[0])
+    return rate(match_distances([made], true)[0])
 
 
 def page(report):
