@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 
 import torch
-from train_generator import is_tested, read
 
 from matmill.cli.progress import show
 from matmill.data.table import open_table
@@ -24,6 +23,7 @@ from matmill.generate.wyckoff.train import TemplateBatches, WyckoffTask, templat
 from matmill.randomness import child
 from matmill.training import checkpoint
 from matmill.training.fit import FitSettings, fit
+from train_generator import is_tested, read
 
 FARTHEST_EV_PER_ATOM = 1.0
 _HULL = "energy_above_hull_ev"
@@ -95,8 +95,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("work/wyckoff"))
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -123,13 +123,13 @@ def main():
                 max_seconds=None if arguments.epochs else arguments.minutes * 60,
                 max_epochs=arguments.epochs,
                 learning_rate=arguments.learning_rate,
-                warmup_steps=200,
+                warmup_steps=100,
                 decay="cosine",
                 weight_decay=0.05,
                 ema_decay=0.998,
-                validate_every_share=0.05,
+                validate_every_share=0.1,
                 validate_max_cost=0.1,
-                log_every_steps=100,
+                log_every_steps=50,
                 accelerator="cpu",
                 precision="fp32",  # the products are too small for bfloat16 to pay
             ),

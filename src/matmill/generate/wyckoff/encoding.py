@@ -1,4 +1,4 @@
-"""Templates as tensors: elements in one order, orbits in one order, choice of origin in one form."""
+"""Templates as tensors: elements, orbits and the choice of origin in one order each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -35,11 +35,11 @@ class WyckoffSettings(Settings):
         dropout: Share of features dropped in training.
     """
 
-    width: int = 128
-    depth: int = 3
+    width: int = 96
+    depth: int = 2
     heads: int = 4
     widening: int = 3
-    dropout: float = 0.1
+    dropout: float = 0.05
 
 
 class WyckoffNetwork(nn.Module):
@@ -130,7 +130,7 @@ class WyckoffNetwork(nn.Module):
         The last row of positions is that of the orbit after the ones in the batch. Positions that
         the order of the orbits, the number of atoms left or an earlier orbit rules out are -inf.
         """
-        b, k = batch.elements.shape
+        k = batch.elements.shape[1]
         n_atoms = batch.counts.sum(1)
         start = self.size(n_atoms) + self.kind.weight[1] + self._hull(batch.hull)
         elements = self.elements(batch.elements)

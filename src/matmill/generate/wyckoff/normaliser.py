@@ -68,7 +68,8 @@ def _changes_of_axes(rotations: np.ndarray, classes: list[list[Piece]]) -> np.nd
         fits &= (image[:, None] == rotations[None]).all((2, 3)).any(1)
     fixed = [p.anchor for pieces in classes for p in pieces if len(p.basis) < 3]
     unit = next(d for d in (1, 2, 3, 4, 6, 8, 12, 24, 48) if _multiples(fixed, d))
-    # Bases that agree modulo the denominator of all anchors act alike; so do W P for W in the group.
+    # Bases that agree modulo the denominator of all anchors act alike, and so do W P, W in the
+    # group.
     kept: dict[tuple[int, ...], np.ndarray] = {}
     for change in every[fits]:
         names = {tuple((r @ change % unit).reshape(-1).tolist()) for r in rotations}

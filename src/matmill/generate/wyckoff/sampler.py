@@ -11,41 +11,62 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from matmill.crystals.elements import SYMBOLS, number
-from matmill.crystals.symmetry import CRYSTAL_SYSTEMS, crystal_system
-from matmill.errors import DataError, InputError, UnknownNameError
+from matmill.crystals.elements import number
+from matmill.errors import DataError, InputError
 from matmill.generate.protocol import ASSETS
 from matmill.generate.wyckoff.compose import CompositionRequest, draw_compositions, pick
 from matmill.generate.wyckoff.decode import (
     Composition,
     Partial,
     group_log_probabilities,
-    host_mask,
     position_log_probabilities,
 )
 from matmill.generate.wyckoff.encoding import canonical, encode, fits
+from matmill.generate.wyckoff.memory import TemplateMemory
 from matmill.generate.wyckoff.network import WyckoffNetwork, WyckoffSettings
 from matmill.generate.wyckoff.positions import N_SPACE_GROUPS
+from matmill.generate.wyckoff.request import (
+    allowed_groups,
+    check_against,
+    checked_size,
+    composition_of,
+    host_masks,
+    system_index,
+)
 from matmill.generate.wyckoff.templates import Template
 from matmill.generate.wyckoff.train import template_loss
 from matmill.generate.wyckoff.vocabulary import MAX_ATOMS, MAX_ELEMENTS
+from matmill.randomness import child
 from matmill.training import checkpoint
 
-_DRAWS = 2 * (MAX_ELEMENTS + 1) + 1 + MAX_ATOMS  # composition, group, orbits
+_DRAWS = 2 * (MAX_ELEMENTS + 1) + 2 + MAX_ATOMS  # composition, source, group, orbits
 _SCORED_AT_ONCE = 1024
 
 
 class WyckoffModel:
     """Draws templates: space group, Wyckoff letters and elements, without coordinates.
 
+    For a composition, a template is recalled from known crystals of the same numbers of atoms
+    (`TemplateMemory`) with probability `recalled_share`, and written by the network otherwise.
+    Recalled templates count for more, the likelier the network holds them.
+
     Args:
         network: Trained network.
-        card: What belongs to it.
+        memory: Templates to recall; None leaves all to the network.
+        card: What belongs to them; ``recalled_share`` and ``network_power`` are read from it.
     """
 
-    def __init__(self, network: WyckoffNetwork, card: checkpoint.Card | None = None) -> None:
+    def __init__(
+        self,
+        network: WyckoffNetwork,
+        memory: TemplateMemory | None = None,
+        card: checkpoint.Card | None = None,
+    ) -> None:
         self.network = network.eval().requires_grad_(requires_grad=False)
+        self.memory = memory
         self.card = card or {}
+        self.recalled_share = float(self.card.get("recalled_share", 0.9))
+        self.network_power = float(self.card.get("network_power", 0.0))
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> "WyckoffModel":
@@ -59,9 +80,25 @@ class WyckoffModel:
         if card.get("kind") != "wyckoff":
             raise DataError(f"{source} holds no Wyckoff model.")
         network = WyckoffNetwork(WyckoffSettings(**card["settings"]))
-        floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        checkpoint.load_into(network, floats, source=str(source))
-        return cls(network, card)
+        own = {name: t.float() for name, t in _below("network.", tensors).items()}
+        checkpoint.load_into(network, own, source=str(source))
+        kept = _below("memory.", tensors)
+        return cls(network, TemplateMemory.from_tensors(kept) if kept else None, card)
+
+    def save(self, path: Path | str, facts: checkpoint.Card) -> Path:
+        """Write network (in bfloat16) and memory to one file, with a card beside it."""
+        tensors = {
+            f"network.{name}": t.to(torch.bfloat16) for name, t in self.network.state_dict().items()
+        }
+        if self.memory is not None:
+            tensors |= {f"memory.{name}": t for name, t in self.memory.to_tensors().items()}
+        own = {
+            "kind": "wyckoff",
+            "settings": self.network.settings.model_dump(),
+            "recalled_share": self.recalled_share,
+            "network_power": self.network_power,
+        }
+        return checkpoint.save(path, tensors, {**facts, **own})
 
     @torch.inference_mode()
     def sample(
@@ -109,13 +146,13 @@ class WyckoffModel:
                 elements=tuple(number(symbol) for symbol in elements or ()),
                 exactly=exactly,
                 asked_group=space_group or 0,
-                asked_system=_system_index(crystal_system),
+                asked_system=system_index(crystal_system),
                 hull=hull,
             )
             compositions = draw_compositions(self.network, request, uniform, temperature=1.0)
         else:
             own = composition_of(formula)
-            _check_against(own, n_atoms, elements, exactly=exactly)
+            check_against(own, n_atoms, elements, exactly=exactly)
             compositions = [own] * n
         return self._fill(
             compositions, uniform[:, 2 * (MAX_ELEMENTS + 1) :], groups, hull, temperature
@@ -135,10 +172,49 @@ class WyckoffModel:
         """Draw one template for each formula; arguments and errors as in `sample`."""
         groups = allowed_groups(space_group, crystal_system)
         hull = torch.nan if energy_above_hull is None else energy_above_hull
-        uniform = torch.rand(len(formulas), 1 + MAX_ATOMS, generator=rng, dtype=torch.float64)
+        uniform = torch.rand(len(formulas), 2 + MAX_ATOMS, generator=rng, dtype=torch.float64)
         compositions = [composition_of(formula) for formula in formulas]
         return self._fill(compositions, uniform, groups, hull, temperature)
 
+    @torch.inference_mode()
+    def propose(
+        self,
+        formula: dict[str, int],
+        k: int,
+        *,
+        space_group: int | None = None,
+        crystal_system: str | None = None,
+        energy_above_hull: float | None = 0.0,
+    ) -> list[tuple[Template, float]]:
+        """Return up to ``k`` different templates of a formula, most probable first.
+
+        The recalled ones come first; the network fills up what is missing with distinct draws
+        from a fixed stream. Arguments and errors as in `sample`.
+
+        Returns:
+            Templates with their probabilities.
+        """
+        groups = allowed_groups(space_group, crystal_system)
+        hull = torch.nan if energy_above_hull is None else energy_above_hull
+        composition = composition_of(formula)
+        mask = host_masks([composition], groups)[0]
+        found = dict(self._recalled(composition, mask, hull)[:k])
+        share = self.recalled_share if found else 0.0
+        if len(found) < k:
+            uniform = torch.rand(
+                8 * k, 1 + MAX_ATOMS, generator=child(0, "propose"), dtype=torch.float64
+            )
+            drawn = list(
+                dict.fromkeys(self._write([composition] * 8 * k, uniform, groups, hull, 1.0))
+            )
+            fresh = [template for template in drawn if template not in found]
+            scores = self._written(fresh, hull).exp().tolist() if fresh else []
+            ranked = sorted(zip(fresh, scores, strict=True), key=lambda pair: -pair[1])
+            found = {t: share * p for t, p in found.items()}
+            found |= {t: (1.0 - share) * p for t, p in ranked[: k - len(found)]}
+        return list(found.items())
+
+    @torch.inference_mode()
     def log_probability(
         self, templates: Sequence[Template], energy_above_hull: float | None = 0.0
     ) -> Tensor:
@@ -154,15 +230,43 @@ class WyckoffModel:
                 f"The Wyckoff model knows up to {MAX_ATOMS} atoms and {MAX_ELEMENTS} elements."
             )
         hull = torch.nan if energy_above_hull is None else energy_above_hull
-        scores = []
-        with torch.inference_mode():
-            for start in range(0, len(templates), _SCORED_AT_ONCE):
-                part = [canonical(t) for t in templates[start : start + _SCORED_AT_ONCE]]
-                group, orbits = template_loss(
-                    self.network, encode(part, torch.full((len(part),), hull))
-                )
-                scores.append(-(group + orbits))
-        return torch.cat(scores) if scores else torch.zeros(0)
+        own = [canonical(t) for t in templates]
+        written = self._written(own, hull).double()
+        if self.memory is None:
+            return written
+        everything = torch.ones(N_SPACE_GROUPS + 1, dtype=torch.bool)
+        total = []
+        for template, score in zip(own, written.exp().tolist(), strict=True):
+            found = dict(self._recalled(Composition.of(template.counts), everything, hull))
+            share = self.recalled_share if found else 0.0
+            total.append(share * found.get(template, 0.0) + (1.0 - share) * score)
+        return torch.tensor(total, dtype=torch.float64).log()
+
+    def _written(self, templates: Sequence[Template], hull: float) -> Tensor:
+        """Return log p of canonical templates by the network alone."""
+        scores = [torch.zeros(0)]
+        for start in range(0, len(templates), _SCORED_AT_ONCE):
+            part = templates[start : start + _SCORED_AT_ONCE]
+            group, orbits = template_loss(
+                self.network, encode(part, torch.full((len(part),), hull))
+            )
+            scores.append(-(group + orbits))
+        return torch.cat(scores)
+
+    def _recalled(
+        self, composition: Composition, groups: Tensor, hull: float
+    ) -> list[tuple[Template, float]]:
+        """Return what the memory knows for a composition, weighed by the network."""
+        if self.memory is None:
+            return []
+        atoms = dict(zip(composition.elements, composition.counts, strict=True))
+        found = self.memory.recall(atoms, groups)
+        if not found or not self.network_power:
+            return found
+        shares = torch.tensor([share for _, share in found]).log()
+        shares = shares + self.network_power * self._written([t for t, _ in found], hull)
+        pairs = zip((t for t, _ in found), shares.softmax(0).tolist(), strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])
 
     def _fill(
         self,
@@ -172,7 +276,41 @@ class WyckoffModel:
         hull: float,
         temperature: float,
     ) -> list[Template]:
-        """Draw the group and the orbits of each composition."""
+        """Recall or write a template for each composition.
+
+        The first column of ``uniform`` says which of the two, the rest what comes of it.
+        """
+        masks = host_masks(compositions, groups)
+        known: dict[Composition, tuple[list[Template], Tensor]] = {}
+        made: list[Template | None] = [None] * len(compositions)
+        for i in torch.nonzero(uniform[:, 0] < self.recalled_share).flatten().tolist():
+            composition = compositions[i]
+            if composition not in known:
+                found = self._recalled(composition, masks[i], hull)
+                logits = torch.tensor([share for _, share in found]).log() / temperature
+                known[composition] = [t for t, _ in found], logits
+            recalled, logits = known[composition]
+            if recalled:
+                here = logits[None], torch.isfinite(logits)[None]
+                made[i] = recalled[int(pick(*here, uniform[i : i + 1, 1]))]
+        rest = [i for i, template in enumerate(made) if template is None]
+        if rest:
+            written = self._write(
+                [compositions[i] for i in rest], uniform[rest, 1:], groups, hull, temperature
+            )
+            for i, template in zip(rest, written, strict=True):
+                made[i] = template
+        return [template for template in made if template is not None]
+
+    def _write(
+        self,
+        compositions: list[Composition],
+        uniform: Tensor,
+        groups: tuple[int, ...],
+        hull: float,
+        temperature: float,
+    ) -> list[Template]:
+        """Draw the group and the orbits of each composition with the network."""
         masks = host_masks(compositions, groups)
         logits = group_log_probabilities(self.network, compositions, hull, masks)
         chosen = pick(logits / temperature, masks, uniform[:, 0]).tolist()
@@ -194,105 +332,5 @@ class WyckoffModel:
         return [partial.template() for partial in partials]
 
 
-def allowed_groups(space_group: int | None, system: str | None) -> tuple[int, ...]:
-    """Return the space groups that a request permits.
-
-    Raises:
-        InputError: If there is no such group, or it belongs to another system.
-        UnknownNameError: If there is no such system.
-    """
-    if system is not None and system not in CRYSTAL_SYSTEMS:
-        raise UnknownNameError("crystal system", system, list(CRYSTAL_SYSTEMS))
-    if space_group is None:
-        every = range(1, N_SPACE_GROUPS + 1)
-        return tuple(g for g in every if system is None or crystal_system(g) == system)
-    if not 1 <= space_group <= N_SPACE_GROUPS:
-        raise InputError(f"There is no space group {space_group}; use a number from 1 to 230.")
-    if system is not None and crystal_system(space_group) != system:
-        raise InputError(
-            f"Space group {space_group} is {crystal_system(space_group)}, not {system}; "
-            "ask for one of the two."
-        )
-    return (space_group,)
-
-
-def composition_of(formula: dict[str, int]) -> Composition:
-    """Return a formula in the order of generation.
-
-    Raises:
-        InputError: If it is empty, not of whole atoms, or larger than the network knows.
-        UnknownNameError: If an element is unknown.
-    """
-    atoms = {number(symbol): count for symbol, count in formula.items()}
-    if not atoms or any(count < 1 or count != int(count) for count in atoms.values()):
-        raise InputError("A formula needs a whole number of atoms, at least 1, of each element.")
-    if sum(atoms.values()) > MAX_ATOMS or len(atoms) > MAX_ELEMENTS:
-        raise InputError(
-            f"The formula has {sum(atoms.values())} atoms of {len(atoms)} elements; the Wyckoff "
-            f"model knows up to {MAX_ATOMS} atoms and {MAX_ELEMENTS} elements in the primitive "
-            "cell. Ask for fewer formula units."
-        )
-    return Composition.of({z: int(count) for z, count in atoms.items()})
-
-
-def host_masks(compositions: Sequence[Composition], groups: tuple[int, ...]) -> Tensor:
-    """Return which groups can host each composition, bool ``(n, 231)``.
-
-    Raises:
-        InputError: If none can host one of them.
-    """
-    known: dict[Composition, Tensor] = {}
-    for composition in compositions:
-        if composition not in known:
-            known[composition] = host_mask(composition, groups)
-            if not known[composition].any():
-                formula = "".join(
-                    f"{SYMBOLS[z]}{n}"
-                    for z, n in zip(composition.elements, composition.counts, strict=True)
-                )
-                which = f"space group {groups[0]}" if len(groups) == 1 else "any group asked for"
-                raise InputError(
-                    f"The positions of {which} cannot hold {formula} in one primitive cell; "
-                    "ask for another group or another number of formula units."
-                )
-    return torch.stack([known[composition] for composition in compositions])
-
-
-def checked_size(n_atoms: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the range of the number of atoms.
-
-    Raises:
-        InputError: If it is empty or beyond what the network knows.
-    """
-    low, high = n_atoms or (1, MAX_ATOMS)
-    if not 1 <= low <= high <= MAX_ATOMS:
-        raise InputError(
-            f"The Wyckoff model makes primitive cells of 1 to {MAX_ATOMS} atoms; "
-            f"{low} to {high} were asked for."
-        )
-    return low, high
-
-
-def _check_against(
-    composition: Composition,
-    n_atoms: tuple[int, int] | None,
-    elements: tuple[str, ...] | None,
-    *,
-    exactly: bool,
-) -> None:
-    low, high = checked_size(n_atoms)
-    if not low <= sum(composition.counts) <= high:
-        raise InputError(
-            f"The formula has {sum(composition.counts)} atoms, but {low} to {high} were asked for."
-        )
-    permitted = {number(symbol) for symbol in elements or ()}
-    if permitted and not (
-        permitted == set(composition.elements)
-        if exactly
-        else permitted >= set(composition.elements)
-    ):
-        raise InputError("The formula and the elements asked for contradict each other.")
-
-
-def _system_index(system: str | None) -> int:
-    return 0 if system is None else CRYSTAL_SYSTEMS.index(system) + 1
+def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}

@@ -44,8 +44,7 @@ class WyckoffTask(nn.Module):
             shown,
             size=batch.counts.sum(1) * (draws[1] < _SIZE_SHOWN),
             space_group=batch.space_group * (draws[2] < _GROUP_SHOWN),
-            system=group_systems().to(b_device(batch))[batch.space_group]
-            * (draws[3] < _SYSTEM_SHOWN),
+            system=group_systems().to(hull.device)[batch.space_group] * (draws[3] < _SYSTEM_SHOWN),
         )
         group, orbits, composition = group.mean(), orbits.mean(), composition.mean()
         return {
@@ -87,11 +86,6 @@ def composition_loss(
         counts.transpose(1, 2), batch.counts.masked_fill(batch.elements == 0, 1), reduction="none"
     )
     return (element * ~ended).sum(1) + (number * (batch.elements > 0)).sum(1)
-
-
-def b_device(batch: TemplateBatch) -> torch.device:
-    """Return where a batch lies."""
-    return batch.hull.device
 
 
 class TemplateBatches:
