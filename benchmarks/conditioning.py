@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from generator_common import markdown, sampled, save, with_interval
+from generator_common import markdown, sampled, save, symmetry_key, with_interval
 from matmill.crystals.composition import chemical_systems
 from matmill.crystals.facts import density
 from matmill.crystals.symmetry import find as find_symmetry
+from matmill.errors import DataError, InputError
 from matmill.generate.protocol import GenerationRequest, load_generator
 from matmill.predict.protocol import load_predictor
 from matmill.quantities import find
@@ -184,12 +185,21 @@ class Study:
 
     def symmetry(self):
         """Space groups: found again, by wish and by constraint, at two tolerances."""
+        modes = [("soft", scale, "soft") for scale in self.arguments.scales]
+        try:
+            modes.append(("hard", 1.5, symmetry_key(self.generator, "hard")))
+        except DataError as error:
+            print(f"Hard symmetry is left out: {error}")
         for group in self.arguments.groups:
-            for mode, scale in (*(("soft", s) for s in self.arguments.scales), ("hard", 1.5)):
+            for mode, scale, key in modes:
                 wishes = {"space_group": group, "guidance": scale}
                 if mode == "hard":
                     wishes["symmetry"] = mode
-                made = self.sample(f"group-{group}-{mode}-{scale:g}", **wishes)
+                try:
+                    made = self.sample(f"group-{group}-{key}-{scale:g}", **wishes)
+                except InputError as error:  # no template of this group fits the trained sizes
+                    print(f"group {group}, {mode}: {error}")
+                    continue
                 for symprec in (0.1, 0.01):
                     hits = find_symmetry(made, symprec=symprec).number == group
                     free = find_symmetry(self.free, symprec=symprec).number == group

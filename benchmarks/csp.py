@@ -29,6 +29,7 @@ from generator_common import (
     mp_20,
     sampled,
     save,
+    symmetry_key,
     training_formulas,
     with_interval,
 )
@@ -229,7 +230,8 @@ def main():
     unseen = torch.tensor([formula not in seen for formula in true.formula])
     generator = load_generator(arguments.model)
     sampler = SoftWhereItMust(generator)
-    settings = f"{arguments.steps}-{arguments.symmetry}-{arguments.seed}"
+    mode = symmetry_key(generator, arguments.symmetry)
+    settings = f"{arguments.steps}-{mode}-{arguments.seed}"
     hull = "" if not arguments.no_hull else "-any"
     folder = arguments.work / f"{generator.hash[:10]}-{settings}{hull}"
     rounds = [predict(sampler, true, folder, arguments, k) for k in range(arguments.samples)]

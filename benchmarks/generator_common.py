@@ -112,6 +112,18 @@ def fingerprinted(batch, folder, name, *, chunk=100):
     return torch.cat(parts), time.process_time() - begin
 
 
+def symmetry_key(generator, symmetry):
+    """Return the mode, and for hard symmetry which model drew the templates.
+
+    Raises:
+        DataError: If that model is missing.
+    """
+    if symmetry != "hard":
+        return symmetry
+    card = getattr(generator.template_source(), "card", {})
+    return f"hard-{card.get('weights_sha256', '')[:8]}"
+
+
 def subset(batch, n, seed, name):
     """Return ``n`` crystals drawn at random, in a random order that a larger n continues."""
     order = torch.randperm(len(batch), generator=child(seed, name))

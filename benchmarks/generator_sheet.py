@@ -30,6 +30,7 @@ from generator_common import (
     sampled,
     save,
     subset,
+    symmetry_key,
 )
 from matmill.crystals.facts import n_elements
 from matmill.crystals.files import read
@@ -204,7 +205,8 @@ def main() -> None:
         batch = batch.select(torch.arange(min(arguments.n, len(batch))))
     else:
         generator = load_generator(arguments.generator)
-        settings = f"{arguments.steps}-{arguments.symmetry}-{arguments.seed}"
+        mode = symmetry_key(generator, arguments.symmetry)
+        settings = f"{arguments.steps}-{mode}-{arguments.seed}"
         folder = arguments.work / f"{generator.hash[:10]}-{settings}"
         sheet = Sheet(arguments, folder)
 
