@@ -128,12 +128,14 @@ def sampled(key, generator, request, out):
     return read(path).crystals
 
 
-def quality(crystals):
-    """Return the shares of geometrically valid crystals and of P1."""
+def quality(crystals, n):
+    """Return the shares of geometrically valid crystals, of all that were made, and of P1.
+
+    A crystal with two atoms in one place is not read back: it counts as invalid, and as no hit.
+    """
     valid = sum(fate is None for fate in check(crystals))
     p1 = int((symmetry.find(crystals, symprec=0.1).number == 1).sum())
-    n = len(crystals)
-    return {"n": n, "valid": valid / n, "p1": p1 / n}
+    return {"n": n, "valid": valid / n, "p1": p1 / len(crystals)}
 
 
 def hits(values, target, factor):
@@ -162,7 +164,7 @@ def measured(task, n, free, arguments):
     base = FlowGenerator.load(arguments.model)
     adapted = FlowGenerator.load(arguments.model, adapters=[path])
     _, _, unit, targets, factor = TASKS[task]
-    by_chance = judge.predict(free).mean
+    by_chance, n_free = judge.predict(free).mean, 2 * arguments.n
     rows = []
     for target in targets:
         chance = hits(by_chance, target, factor)
@@ -181,21 +183,20 @@ def measured(task, n, free, arguments):
                     "factor": factor,
                     "guidance": guidance,
                     "hits": found,
-                    "n": len(crystals),
-                    "interval_95": wilson(found, len(crystals)),
+                    "interval_95": wilson(found, arguments.n),
                     "chance_hits": chance,
-                    "chance_n": len(free),
-                    "chance_interval_95": wilson(chance, len(free)),
+                    "chance_n": n_free,
+                    "chance_interval_95": wilson(chance, n_free),
                     "median": float(values.median()),
-                    **quality(crystals),
+                    **quality(crystals, arguments.n),
                 }
             )
             low, high = rows[-1]["interval_95"]
             print(
                 f"{task}, {n} labels, {target:g} {unit} within a factor of {factor:g}, guidance "
-                f"{guidance:g}: {found}/{len(crystals)} = {found / len(crystals):.0%} "
-                f"({low:.0%} to {high:.0%}); asked for nothing {chance}/{len(free)} = "
-                f"{chance / len(free):.0%}; median {rows[-1]['median']:.3g}; valid "
+                f"{guidance:g}: {found}/{arguments.n} = {found / arguments.n:.0%} "
+                f"({low:.0%} to {high:.0%}); asked for nothing {chance}/{n_free} = "
+                f"{chance / n_free:.0%}; median {rows[-1]['median']:.3g}; valid "
                 f"{rows[-1]['valid']:.0%}; P1 {rows[-1]['p1']:.0%}",
                 flush=True,
             )
@@ -226,7 +227,7 @@ def main():
     torch.set_num_threads(1)
     base = FlowGenerator.load(arguments.model)
     free = sampled("free", base, GenerationRequest(n=2 * arguments.n), arguments.out)
-    results = {"base": base.hash, "asked for nothing": quality(free)}
+    results = {"base": base.hash, "asked for nothing": quality(free, 2 * arguments.n)}
     print("asked for nothing:", results["asked for nothing"], flush=True)
     for task in arguments.task or TASKS:
         for n in arguments.labels or (200, 500, 1000):
