@@ -196,6 +196,9 @@ class FlowGenerator:
             mine = [templates[i] for i in index.tolist()] if templates else []
             batch = self._screened(request, plan, index, streams, mine)
             batch = batch.with_ids([f"{self.name}-{i:05d}" for i in index.tolist()])
+            if mine:
+                groups = torch.tensor([float(t.space_group) for t in mine], dtype=torch.float64)
+                batch = batch.with_properties(space_group_requested=groups)
             if on_batch is not None:
                 on_batch(batch)
             parts.append(batch)

@@ -193,6 +193,11 @@ def check_request(request: GenerationRequest, trained: Trained) -> list[str]:
             f"At least {smallest} atoms were asked for; this generator was trained on cells of at "
             f"most {trained.max_atoms}. Make a supercell afterwards, or train a larger one."
         )
+    if request.n_atoms and request.n_atoms[1] > trained.max_atoms:
+        warnings.append(
+            f"Up to {request.n_atoms[1]} atoms were asked for; cells have at most "
+            f"{trained.max_atoms}, as in training. Make supercells of them afterwards."
+        )
     if request.seeds is not None and int(request.seeds.n_atoms.max()) > trained.max_atoms:
         raise InputError(
             f"Seeds may have at most {trained.max_atoms} atoms in the cell; one has "

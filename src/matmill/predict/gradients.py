@@ -58,13 +58,14 @@ def _ensemble_value(
 ) -> Float[Tensor, " b"]:
     model = predictor.model
     b, n = z.shape
+    device, lattice, frac, z = lattice.device, lattice.cpu(), frac.cpu(), z.cpu()
     volume = torch.linalg.det(lattice.detach()).abs() / n
     good = torch.isfinite(volume) & (volume > _SMALLEST_VOLUME)
     good &= torch.isfinite(frac.detach()).all((1, 2))
     value = torch.full((b,), torch.nan, dtype=torch.float64)
     if not bool(good.any()):
         return value
-    batch = _batch(lattice[good].cpu(), frac[good].cpu(), z[good].cpu())
+    batch = _batch(lattice[good], frac[good], z[good])
     still = replace(batch, lattice=batch.lattice.detach(), frac_coords=batch.frac_coords.detach())
     k, cutoff = model.card["n_neighbors"], model.card["cutoff_angstrom"]
     edges = nearest(still, k, cutoff=cutoff)
@@ -78,7 +79,7 @@ def _ensemble_value(
     outputs = [member.out(member.embedding(graph))[:, target] for member in model.members]  # pyright: ignore[reportCallIssue]
     scale = model.scales[target]
     mean = torch.stack(outputs).double().mean(0).cpu() * scale.spread + scale.center
-    return value.masked_scatter(good, 10.0**mean if scale.is_log else mean).to(lattice.device)
+    return value.masked_scatter(good, 10.0**mean if scale.is_log else mean).to(device)
 
 
 def _batch(lattice: Tensor, frac: Tensor, z: Tensor) -> CrystalBatch:

@@ -98,6 +98,14 @@ def test_what_cannot_be_met_is_said_with_what_can(wishes, message):
         check_request(GenerationRequest(n=1, **wishes), TRAINED)
 
 
+def test_a_range_beyond_the_trained_cells_is_cut_with_a_word():
+    request = GenerationRequest(n=30, n_atoms=(6, 40))
+    (warning,) = check_request(request, TRAINED)
+    assert "at most 8" in warning
+    assert "supercells" in warning
+    assert set(plan(n=30, n_atoms=(6, 40)).n_atoms.tolist()) == {6, 8}
+
+
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
