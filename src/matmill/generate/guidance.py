@@ -13,8 +13,9 @@ from matmill.generate.state import MASK, NoisyState
 
 # Outside this window of clocks guidance adds noise (early) or distorts finished geometry (late).
 GUIDED_FROM, GUIDED_TO = 0.1, 0.95
-# Effect at which the dynamic schedule gives a condition just its scale: the mean over steps and
-# crystals of the shipped generator, asked for a gap of 2 eV (`benchmarks/guidance.py`).
+# Effect at which the dynamic schedule gives a condition just its scale. The mean over steps and
+# crystals of the shipped generator, asked for a gap of 2 eV, is 0.18 in cells of up to 8 atoms and
+# 0.10 in those of up to 12 (`benchmarks/guidance.py`).
 USUAL_EFFECT = 0.18
 MOST_OF_SCALE = 2.0
 _COORD_SCALE = 12.0  # a step in [-1/2, 1/2) has variance 1/12
