@@ -14,12 +14,12 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from wyckoff_train import chosen_part, load_rows
 
-from matmill.generate.wyckoff.memory import exchanged, exchanges_of, slot_order
+from matmill.generate.wyckoff.memory import exchanged, exchanges_of, skeleton, slot_order
 from matmill.generate.wyckoff.sampler import WyckoffModel
 from matmill.generate.wyckoff.vocabulary import element_features
 from matmill.randomness import child
+from wyckoff_train import chosen_part, load_rows
 
 
 def nearest(memory, atoms):
@@ -47,8 +47,6 @@ def share(hits):
 
 def compositions_given(model, true, seed):
     """Print how often the template is found."""
-    from matmill.generate.wyckoff.memory import skeleton
-
     ranked = [model.propose(t.formula, 20) for t in true]
     names = [[template for template, _ in row] for row in ranked]
     report = {
@@ -93,7 +91,7 @@ def de_novo(model, known, n, seed):
         return float((a - b).abs().mean())
 
     seen = set(known)
-    without = {(t.space_group, tuple(sorted(zip(t.letters, t.multiplicities)))) for t in known}
+    without = {bare(t) for t in known}
     return {
         "space groups, total variation": round(variation(lambda t: t.space_group), 3),
         "same, of as many training templates": round(floor(known, n, seed), 3),
@@ -102,21 +100,23 @@ def de_novo(model, known, n, seed):
         "share in P1": round(sum(t.space_group == 1 for t in made) / n, 4),
         "new templates": round(sum(t not in seen for t in made) / n, 3),
         "new group and letters": round(
-            sum(
-                (t.space_group, tuple(sorted(zip(t.letters, t.multiplicities)))) not in without
-                for t in made
-            )
-            / n,
+            sum(bare(t) not in without for t in made) / n,
             3,
         ),
         "different": round(len(set(made)) / n, 3),
     }
 
 
+def bare(template):
+    """Return group and letters without elements."""
+    return template.space_group, tuple(sorted(template.letters))
+
+
 def floor(known, n, seed):
     """Return the total variation that ``n`` random training templates have."""
     rows = torch.randint(len(known), (n,), generator=child(seed, "floor")).tolist()
-    ours, theirs = Counter(known[i].space_group for i in rows), Counter(t.space_group for t in known)
+    ours = Counter(known[i].space_group for i in rows)
+    theirs = Counter(t.space_group for t in known)
     return sum(abs(ours[k] / n - theirs[k] / len(known)) for k in theirs) / 2
 
 

@@ -19,7 +19,7 @@ _CHUNK = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """Elements in the order of generation, and the number of atoms of each in the primitive cell."""
+    """Elements in the order of generation, and the atoms of each in the primitive cell."""
 
     elements: tuple[int, ...]
     counts: tuple[int, ...]
