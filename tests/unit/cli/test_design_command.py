@@ -111,7 +111,8 @@ def test_settings_come_from_a_plan_file():
     plan = json.loads(design("--plan", "plan.toml", "--dry-run", "--json").stdout)
     assert plan["settings"]["max_rounds"] == 1
     Path("plan.toml").write_text("max_round = 1\n")
-    assert "no key called 'max_round'. Did you mean 'max_rounds'?" in design("--plan", "plan.toml").stderr
+    told = design("--plan", "plan.toml").stderr
+    assert "no key called 'max_round'. Did you mean 'max_rounds'?" in told
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch):
