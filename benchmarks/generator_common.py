@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from matmill.crystals.batch import concatenate
-from matmill.crystals.files import read, write
+from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.data.table import open_table
 from matmill.randomness import child
 from matmill.verify.coverage import structure_fingerprints
@@ -40,14 +39,38 @@ def training_formulas(data=DATA):
 def cached(file, make):
     """Return the crystals of a file, or make them and note what each cost in CPU seconds."""
     if file.exists():
-        return read(file).crystals.to(dtype=torch.float64)
+        return unpacked(load_file(file))
     begin = time.process_time()
     batch = make().to(dtype=torch.float64)
     cost = (time.process_time() - begin) / max(1, len(batch))
     batch = batch.with_properties(cpu_s=torch.full((len(batch),), cost, dtype=torch.float64))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write(batch, file)
+    keep(packed(batch), file)
     return batch
+
+
+def packed(batch):
+    """Return a batch as tensors by name: broken crystals too, which no file format takes."""
+    fields = ("lattice", "frac_coords", "atomic_numbers", "n_atoms")
+    tensors = {name: getattr(batch, name).contiguous() for name in fields}
+    return tensors | {f"property:{k}": v.contiguous() for k, v in batch.properties.items()}
+
+
+def unpacked(tensors):
+    """Return the batch that `packed` made tensors of."""
+    properties = {
+        name.removeprefix("property:"): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith("property:")
+    }
+    return CrystalBatch(**tensors, properties=properties)
+
+
+def keep(tensors, file):
+    """Write tensors so that a kill never leaves half a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(file)
 
 
 def sampled(generator, request_of, n, folder, name, *, seed, chunk=250, stream=None, say=True):
@@ -59,7 +82,7 @@ def sampled(generator, request_of, n, folder, name, *, seed, chunk=250, stream=N
     parts = []
     for k, start in enumerate(range(0, n, chunk)):
         m = min(chunk, n - start)
-        file = folder / f"{name}-{k:04d}-{m}.parquet"
+        file = folder / f"{name}-{k:04d}-{m}.safetensors"
         is_new = not file.exists()
         parts.append(
             cached(
@@ -89,7 +112,7 @@ def relaxed(batch, potential, hull, settings, folder, name, *, chunk=25):
             values = {k: torch.tensor(v, dtype=torch.float64) for k, v in column.items()}
             return after.with_properties(**values)
 
-        is_new = not (file := folder / f"{name}-relaxed-{k:04d}-{len(part)}.parquet").exists()
+        is_new = not (file := folder / f"{name}-relaxed-{k:04d}-{len(part)}.safetensors").exists()
         parts.append(cached(file, make))
         if is_new:
             print(f"{name}: {start + len(part)} of {len(batch)} relaxed", flush=True)
@@ -103,10 +126,7 @@ def fingerprinted(batch, folder, name, *, chunk=100):
         part = batch.select(torch.arange(start, min(start + chunk, len(batch))))
         file = folder / f"{name}-prints-{k:04d}-{len(part)}.safetensors"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            save_file({"prints": structure_fingerprints(part)}, partial)
-            partial.replace(file)
+            keep({"prints": structure_fingerprints(part)}, file)
             print(f"{name}: {start + len(part)} of {len(batch)} fingerprints", flush=True)
         parts.append(load_file(file)["prints"])
     return torch.cat(parts), time.process_time() - begin
