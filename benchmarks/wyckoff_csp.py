@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from matmill.generate.wyckoff.memory import exchanged, exchanges_of, skeleton, slot_order
+from matmill.generate.wyckoff.memory import Skeleton, exchanged, exchanges_of, skeleton, slot_order
 from matmill.generate.wyckoff.sampler import WyckoffModel
 from matmill.generate.wyckoff.vocabulary import element_features
 from matmill.randomness import child
@@ -29,14 +29,14 @@ def nearest(memory, atoms):
     if shelf is None:
         return None
     features = element_features()
-    best = None
+    best: tuple[float, Skeleton] | None = None
     for exchange in exchanges_of(counts):
         asked = features[torch.tensor([order[s] for s in exchange])].flatten()
         off = (features[shelf.elements].flatten(1) - asked).square().sum(1)
-        value, at = off.min(0)
-        if best is None or value < best[0]:
-            best = (value, exchanged(memory.skeletons[int(shelf.skeletons[at])], exchange))
-    return best[1]
+        at = int(off.argmin())
+        if best is None or off[at].item() < best[0]:
+            best = (off[at].item(), exchanged(memory.skeletons[int(shelf.skeletons[at])], exchange))
+    return best[1] if best else None
 
 
 def share(hits):
@@ -49,7 +49,7 @@ def compositions_given(model, true, seed):
     """Print how often the template is found."""
     ranked = [model.propose(t.formula, 20) for t in true]
     names = [[template for template, _ in row] for row in ranked]
-    report = {
+    report: dict[str, str | float] = {
         f"template among the best {k}": share(
             [t in row[:k] for t, row in zip(true, names, strict=True)]
         )

@@ -98,6 +98,7 @@ def orbit_rows(template: Template, order: list[int]) -> list[tuple[int, int]]:
     return sorted((order.index(z), index[letter]) for z, letter in pairs)
 
 
+@lru_cache(maxsize=100_000)
 def canonical(template: Template) -> Template:
     """Return the first of the equivalent templates: other origins and axes give other letters.
 

@@ -34,18 +34,21 @@ Skeleton = tuple[int, tuple[int, ...]]
 class Similarity(nn.Module):
     """Distance between two compositions of the same numbers of atoms."""
 
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("table", element_features(), persistent=False)
         self.element = nn.Embedding(len(SYMBOLS), _WIDTH)
         self.element_map = nn.Linear(self.table.shape[-1], _WIDTH)
         self.count = nn.Embedding(MAX_ATOMS + 1, _WIDTH)
-        self.inner = nn.Sequential(nn.Linear(3 * _WIDTH, 96), nn.SiLU(), nn.Linear(96, _WIDTH))
+        last = nn.Linear(96, _WIDTH)
+        self.inner = nn.Sequential(nn.Linear(3 * _WIDTH, 96), nn.SiLU(), last)
         self.weight = nn.Embedding(MAX_ATOMS + 1, 1)
         self.hull = nn.Parameter(torch.tensor(2.0))
         nn.init.normal_(self.element.weight, std=0.1)
         nn.init.normal_(self.count.weight, std=0.1)
-        nn.init.zeros_(self.inner[2].weight)
+        nn.init.zeros_(last.weight)
         nn.init.zeros_(self.weight.weight)
 
     def forward(

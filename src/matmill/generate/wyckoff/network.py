@@ -45,6 +45,12 @@ class WyckoffSettings(Settings):
 class WyckoffNetwork(nn.Module):
     """Logits of the next element, count, group and position."""
 
+    element_table: Tensor
+    group_table: Tensor
+    position_table: Tensor
+    n_sites: Tensor
+    n_free: Tensor
+
     def __init__(self, settings: WyckoffSettings) -> None:
         super().__init__()
         d = settings.width

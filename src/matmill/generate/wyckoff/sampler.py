@@ -41,6 +41,7 @@ from matmill.training import checkpoint
 
 _DRAWS = 2 * (MAX_ELEMENTS + 1) + 2 + MAX_ATOMS  # composition, source, group, orbits
 _SCORED_AT_ONCE = 1024
+_KEPT = 4096  # compositions whose recalled templates are kept
 
 
 class WyckoffModel:
@@ -67,6 +68,7 @@ class WyckoffModel:
         self.card = card or {}
         self.recalled_share = float(self.card.get("recalled_share", 0.9))
         self.network_power = float(self.card.get("network_power", 0.0))
+        self._kept: dict[tuple[Composition, bytes, float], list[tuple[Template, float]]] = {}
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> "WyckoffModel":
@@ -257,6 +259,18 @@ class WyckoffModel:
         self, composition: Composition, groups: Tensor, hull: float
     ) -> list[tuple[Template, float]]:
         """Return what the memory knows for a composition, weighed by the network."""
+        if self.memory is None:
+            return []
+        key = composition, groups.numpy().tobytes(), hull
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[key] = self._recall(composition, groups, hull)
+        return self._kept[key]
+
+    def _recall(
+        self, composition: Composition, groups: Tensor, hull: float
+    ) -> list[tuple[Template, float]]:
         if self.memory is None:
             return []
         atoms = dict(zip(composition.elements, composition.counts, strict=True))

@@ -76,7 +76,7 @@ def test_the_similarity_learns_which_elements_go_together():
             loss.backward()
             with torch.no_grad():
                 for p in task.parameters():
-                    p -= 0.05 * p.grad
+                    p -= 0.05 * (p.grad if p.grad is not None else 0.0)
             losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     # Not counting what the entry itself says, the group follows the metal.

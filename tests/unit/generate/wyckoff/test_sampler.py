@@ -130,8 +130,8 @@ def test_weights_travel_as_plain_tensors(untrained, tmp_path):
     assert back.card["name"] == "small"
     assert back.recalled_share == 0.5
     rounded = WyckoffModel(untrained.network.bfloat16().float(), untrained.memory, untrained.card)
-    request = {"formula": {"Sr": 1, "Ti": 1, "O": 3}}
-    assert back.sample(20, rng(1), **request) == rounded.sample(20, rng(1), **request)
+    formula = {"Sr": 1, "Ti": 1, "O": 3}
+    assert back.sample(20, rng(1), formula=formula) == rounded.sample(20, rng(1), formula=formula)
     checkpoint.save(tmp_path / "other", {"w": torch.zeros(1)}, {"kind": "flow"})
     with pytest.raises(DataError, match="no Wyckoff model"):
         WyckoffModel.load(tmp_path / "other")
