@@ -189,7 +189,7 @@ class FlowGenerator:
         plan = make_plan(request, self.trained, streams)
         templates: Sequence[Template] = ()
         if request.symmetry == "hard" and request.n:
-            templates = draw_templates(self.template_source(), request, self.trained, streams)
+            templates = draw_templates(self.template_source(), request, plan, streams)
             plan = with_templates(plan, templates)
         parts, positions = [], []
         for index in self._batches(plan, request):

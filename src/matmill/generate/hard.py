@@ -4,6 +4,7 @@ The network then moves the sites only along the free directions of their positio
 only in the ways that the group allows, so the space group asked for is the one that is found.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,14 +15,14 @@ from matmill.crystals.elements import SYMBOLS
 from matmill.errors import InputError
 from matmill.generate.conditions import Conditions, crystal_system_of
 from matmill.generate.orbits import Orbits
-from matmill.generate.plan import Plan, Trained
+from matmill.generate.plan import Plan
 from matmill.generate.protocol import GenerationRequest
 from matmill.generate.sample import Start
 from matmill.generate.streams import Streams
 from matmill.generate.wyckoff.templates import Template
 
 HULL = "energy_above_hull_ev"
-_ROUNDS = 20  # of drawing again, for what the source of templates cannot promise itself
+_MOST_TEMPLATES = 20  # of one composition; the true one is among so many in nine cases of ten
 
 
 class TemplateSource(Protocol):
@@ -32,55 +33,113 @@ class TemplateSource(Protocol):
         n: int,
         rng: torch.Generator,
         *,
-        formula: dict[str, int] | None = None,
         n_atoms: tuple[int, int] | None = None,
         elements: tuple[str, ...] | None = None,
+        exactly: bool = False,
         space_group: int | None = None,
         crystal_system: str | None = None,
-        energy_above_hull: float = 0.0,
+        energy_above_hull: float | None = 0.0,
     ) -> list[Template]:
         """Return ``n`` templates that meet everything that is given."""
         ...
 
+    def propose(
+        self,
+        formula: dict[str, int],
+        k: int,
+        *,
+        space_group: int | None = None,
+        crystal_system: str | None = None,
+        energy_above_hull: float | None = 0.0,
+    ) -> list[tuple[Template, float]]:
+        """Return up to ``k`` different templates of a composition with their probabilities."""
+        ...
+
 
 def draw_templates(
-    source: TemplateSource, request: GenerationRequest, trained: Trained, streams: Streams
+    source: TemplateSource, request: GenerationRequest, plan: Plan, streams: Streams
 ) -> list[Template]:
     """Return a template for each crystal of the request.
 
-    With seeds only their compositions count, one template for each in turn.
+    Crystals of one composition share the most probable templates of it: the first crystal gets the
+    best one. Of seeds only the compositions count.
 
     Raises:
         InputError: If seeds are to be varied rather than forgotten, or no template exists.
     """
-    rng = streams.of_run().generator(0)
     hull = request.conditions.get(HULL, 0.0)
     hull = sum(hull) / 2 if isinstance(hull, tuple) else float(hull)
-    given = {
-        "space_group": request.space_group,
-        "crystal_system": request.crystal_system,
-        "energy_above_hull": hull,
-    }
-    if request.seeds is not None:
-        if request.strength < 1.0 or not request.keep_elements or request.free_atoms is not None:
-            raise InputError(
-                "symmetry='hard' finds new positions, so seeds can only lend their compositions: "
-                "set strength to 1, or use symmetry='soft'."
-            )
-        found: dict[int, Template] = {}
-        seeds, which = request.seeds, streams.crystal % len(request.seeds)
-        for row in range(len(seeds)):
-            mine = torch.nonzero(which == row).flatten().tolist()
-            z = seeds.atomic_numbers[seeds.crystal_index == row].tolist()
-            counts = {SYMBOLS[e]: z.count(e) for e in sorted(set(z))}
-            drawn = source.sample(len(mine), rng, formula=counts, n_atoms=(len(z), len(z)), **given)
-            found.update(zip(mine, drawn, strict=True))
-        return [found[i] for i in range(len(which))]
-    n_atoms = request.n_atoms or (1, trained.max_atoms)
-    n_atoms = (n_atoms[0], min(n_atoms[1], trained.max_atoms))
+    compositions = _compositions(request, plan, streams)
+    if compositions is None:
+        allowed = request.system or request.elements
+        if allowed is None and request.exclude:
+            allowed = tuple(SYMBOLS[i + 1] for i in torch.nonzero(plan.allowed).flatten().tolist())
+        elif allowed is not None:
+            allowed = tuple(symbol for symbol in allowed if symbol not in request.exclude)
+        return source.sample(
+            request.n,
+            streams.of_run().generator(0),
+            n_atoms=request.n_atoms,
+            elements=allowed,
+            exactly=request.system is not None,
+            space_group=request.space_group,
+            crystal_system=request.crystal_system,
+            energy_above_hull=hull,
+        )
+    rows: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for row, composition in enumerate(compositions):
+        rows.setdefault(tuple(sorted(composition.items())), []).append(row)
+    found: dict[int, Template] = {}
+    for composition, mine in rows.items():
+        options = source.propose(
+            dict(composition),
+            min(len(mine), _MOST_TEMPLATES),
+            space_group=request.space_group,
+            crystal_system=request.crystal_system,
+            energy_above_hull=hull,
+        )
+        found.update(zip(mine, shared_out(options, len(mine)), strict=True))
+    return [found[row] for row in range(len(compositions))]
+
+
+def shared_out(options: Sequence[tuple[Template, float]], n: int) -> list[Template]:
+    """Return ``n`` templates, most probable first and more often.
+
+    Seats are given as in parliaments (D'Hondt), by the root of the probability: a likely template
+    is tried several times, and yet unlikely ones get their turn.
+    """
+    weights = [math.sqrt(max(p, 1e-12)) for _, p in options]
+    taken = [0] * len(options)
+    order = []
+    for _ in range(n):
+        best = max(range(len(options)), key=lambda i: weights[i] / (taken[i] + 1))
+        taken[best] += 1
+        order.append(options[best][0])
+    return order
+
+
+def _compositions(
+    request: GenerationRequest, plan: Plan, streams: Streams
+) -> list[dict[str, int]] | None:
+    """Return the atoms of each crystal by symbol, None where compositions are free."""
     if request.formula is not None:
-        return source.sample(request.n, rng, formula=request.formula, n_atoms=n_atoms, **given)
-    return _with_system(source, request, trained, rng, n_atoms=n_atoms, **given)
+        unit = sum(request.formula.values())
+        times = (plan.n_atoms // unit).tolist()
+        return [{symbol: c * m for symbol, c in request.formula.items()} for m in times]
+    if request.seeds is None:
+        return None
+    if request.strength < 1.0 or not request.keep_elements or request.free_atoms is not None:
+        raise InputError(
+            "symmetry='hard' finds new positions, so seeds can only lend their compositions: "
+            "set strength to 1, or use symmetry='soft'."
+        )
+    own = []
+    for start, n in zip(
+        request.seeds.offsets.tolist(), request.seeds.n_atoms.tolist(), strict=False
+    ):
+        z = request.seeds.atomic_numbers[start : start + n].tolist()
+        own.append({SYMBOLS[e]: z.count(e) for e in sorted(set(z))})
+    return [own[i] for i in (streams.crystal % len(own)).tolist()]
 
 
 def with_templates(plan: Plan, templates: Sequence[Template]) -> Plan:
@@ -106,33 +165,3 @@ def hard_start(templates: Sequence[Template], own: Streams) -> tuple[Start, Orbi
     start = Start.nothing(b, n)
     clean = replace(start.clean, z=z)
     return replace(start, clean=clean, free_types=torch.zeros(b, n, dtype=torch.bool)), orbits
-
-
-def _with_system(
-    source: TemplateSource,
-    request: GenerationRequest,
-    trained: Trained,
-    rng: torch.Generator,
-    **given: object,
-) -> list[Template]:
-    """Draw until every template has all elements of the chemical system, where one is given."""
-    allowed = request.system or request.elements
-    if allowed is None and request.exclude:
-        known = (SYMBOLS[z] for z in trained.elements)
-        allowed = tuple(symbol for symbol in known if symbol not in request.exclude)
-    elif allowed is not None:
-        allowed = tuple(symbol for symbol in allowed if symbol not in request.exclude)
-    wanted = set(request.system or ())
-    templates: list[Template] = []
-    for _ in range(_ROUNDS):
-        missing = request.n - len(templates)
-        if not missing:
-            break
-        drawn = source.sample(missing, rng, elements=allowed, **given)  # pyright: ignore[reportArgumentType]
-        templates += [t for t in drawn if wanted <= set(t.formula)]
-    if len(templates) < request.n:
-        raise InputError(
-            f"Only {len(templates)} of {request.n} templates had all of {'-'.join(wanted)}. "
-            "Give a formula, or symmetry='soft'."
-        )
-    return templates
