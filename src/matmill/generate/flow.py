@@ -166,7 +166,13 @@ class FlowGenerator:
         Raises:
             InputError: If it cannot be met.
         """
-        return check_request(request, self.trained)
+        warnings = check_request(request, self.trained)
+        if request.symmetry == "hard" and not self.card.get("symmetric"):
+            warnings.append(
+                "This generator was not trained in the symmetric mode: expect poor crystals with "
+                "symmetry='hard'."
+            )
+        return warnings
 
     def sample(
         self,

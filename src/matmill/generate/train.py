@@ -23,6 +23,7 @@ from matmill.generate.conditions import (
 from matmill.generate.dataset import SizedBatches, TrainingSet, usable
 from matmill.generate.network import SIZES, Denoiser, NetworkSize
 from matmill.generate.state import LatticeScale
+from matmill.generate.symmetric import SymmetricSet, WithSymmetric
 from matmill.generate.task import FlowSettings, FlowTask
 from matmill.generate.validation import SampleScore, SampleSettings
 from matmill.progress import OnEvent, ignore
@@ -48,6 +49,9 @@ class GeneratorSettings(Settings):
         max_atoms: Largest primitive cell to learn from.
         n_tokens: Atoms plus lattice tokens in a batch.
         ranges: Teach ranges of scalars as such; else a range is asked for as values drawn in it.
+        symmetric_passes: How often each crystal is seen in the symmetric mode (see `orbits`) while
+            it is seen once in the general one; 0 leaves that mode out. Crystals on disk (shards)
+            are seen in the general mode only.
         flow: Noise, coupling, weights of the loss.
         samples: How samples score the weights, where ``fit.validate_every_share`` or
             ``fit.validate_every_steps`` asks for it.
@@ -59,6 +63,7 @@ class GeneratorSettings(Settings):
     max_atoms: Annotated[int, Field(gt=0, le=64)] = 20
     n_tokens: Annotated[int, Field(gt=0)] = 1660
     ranges: bool = False
+    symmetric_passes: Annotated[int, Field(ge=0)] = 1
     flow: FlowSettings = FlowSettings()
     samples: SampleSettings = SampleSettings()
     fit: FitSettings = _FIT
@@ -87,6 +92,7 @@ def train(
     settings: GeneratorSettings,
     folder: Path,
     seed: int,
+    symmetric: CrystalBatch | None = None,
     start_from: Path | None = None,
     facts: dict[str, Any] | None = None,
     on_event: OnEvent = ignore,
@@ -97,6 +103,7 @@ def train(
     Args:
         batch: Crystals with the scalars of `SCALARS` among their properties where known.
         space_group: Numbers 1..230, 0 where unknown, ``(n_crystals,)``.
+        symmetric: Crystals for the symmetric mode, where they are not the same.
         settings: What to train and for how long.
         folder: Where checkpoints and the log go.
         seed: Everything random follows from it.
@@ -118,9 +125,16 @@ def train(
         scale=scale_of(start_from),
         n_tokens=settings.n_tokens,
     )
-    facts = {"data": {"crystals_given": before, "crystals_used": len(data)}, **(facts or {})}
+    used = {"crystals_given": before, "crystals_used": len(data)}
+    both: SizedBatches = data
+    if settings.symmetric_passes:
+        own = batch if symmetric is None else usable(symmetric, max_atoms=settings.max_atoms)
+        in_groups = SymmetricSet(own, data.scale, max_atoms=settings.max_atoms)
+        both = WithSymmetric(data, in_groups, passes=settings.symmetric_passes)
+        used["crystals_in_symmetric_mode"] = len(in_groups)
+    facts = {"data": used, **(facts or {})}
     return train_on(
-        data,
+        both,
         settings=settings,
         folder=folder,
         seed=seed,
@@ -177,6 +191,9 @@ def train_on(
             zeros = torch.zeros_like(denoiser.state_dict()[RANGE_WEIGHTS])
             tensors = {RANGE_WEIGHTS: zeros, **tensors}
         checkpoint.load_into(denoiser, tensors, source=str(start_from))
+        if not start[1].get("symmetric"):
+            with torch.no_grad():
+                denoiser.count.weight[0] = 0.0  # tells the mode; never used until now
     card = {
         "kind": "flow",
         "format": 1,
@@ -184,6 +201,7 @@ def train_on(
         "max_atoms": settings.max_atoms,
         "n_parameters": sum(p.numel() for p in denoiser.parameters()),
         "conditions": {name: vars_of(schema[name]) for name in SCALARS},
+        "symmetric": isinstance(data, WithSymmetric),
         "elements": data.elements.tolist(),
         "shapes": torch.cat([data.shapes, data.shape_counts[:, None]], dim=1).tolist(),
     }
