@@ -112,7 +112,7 @@ def settings_of(change: dict, seconds: float) -> GeneratorSettings:
         **change.get("fit", {}),
     }
     rest = {name: change[name] for name in ("size", "flow", "n_tokens") if name in change}
-    return GeneratorSettings(**rest, fit=FitSettings(**fit))
+    return GeneratorSettings(symmetric_passes=0, **rest, fit=FitSettings(**fit))
 
 
 def measure(generator: FlowGenerator, truth: CrystalBatch, reference: CrystalBatch, n: int, seed):

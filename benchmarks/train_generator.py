@@ -1,7 +1,7 @@
 """Train the shipped generator: MP-20 train and parts of the Materials Project.
 
     python benchmarks/train_generator.py --data ../shared/data --out work/generator --hours 2
-    python benchmarks/train_generator.py --from OLD.safetensors --wide --learning-rate 8e-4 --hours 1.5
+    python benchmarks/train_generator.py --from OLD.safetensors --wide --hours 1.5
 
 Interrupt it at any time; the same command continues. Used rows: all of MP-20 train, and crystals
 of mp_union with at most 20 atoms and at most 0.1 eV/atom above the hull. Left out: every row that

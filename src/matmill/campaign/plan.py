@@ -36,6 +36,8 @@ class CampaignSettings(Settings):
         chunk_atoms: Atoms in one relaxation task; part of what makes results repeatable.
         n_steps: Steps of the generator.
         guidance: Strength of the conditions in the generator.
+        keep_symmetry: Propose crystals on the positions of space groups, where the generator was
+            trained for that.
         hull_scale_ev_per_atom: Energy above hull at which a candidate's score falls by e.
         raw_hull_scale_ev_per_atom: The same for crystals as proposed, whose energies are far
             higher, when it is decided which ones to relax.
@@ -59,6 +61,7 @@ class CampaignSettings(Settings):
     chunk_atoms: Annotated[int, Field(ge=1)] = 32
     n_steps: Annotated[int, Field(ge=1)] = 50
     guidance: Annotated[float, Field(ge=0)] = 1.5
+    keep_symmetry: bool = True
     hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.05
     raw_hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.3
     coarse_hull_scale_ev_per_atom: Annotated[float, Field(gt=0)] = 0.15
@@ -108,6 +111,7 @@ def generation_request(
         space_group=request.space_group,
         guidance=settings.guidance if request.guidance is None else request.guidance,
         n_steps=settings.n_steps,
+        symmetry="hard" if settings.keep_symmetry and card.get("symmetric") else "soft",
     )
 
 

@@ -20,7 +20,14 @@ from matmill.generate.conditions import (
     ScalarSchema,
 )
 from matmill.generate.guidance import guided
-from matmill.generate.hard import TemplateSource, draw_templates, hard_start, with_templates
+from matmill.generate.hard import (
+    TemplateSource,
+    draft_of,
+    draw_templates,
+    hard_start,
+    needs_draft,
+    with_templates,
+)
 from matmill.generate.network import SIZES, Denoiser
 from matmill.generate.orbits import Orbits
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
@@ -192,9 +199,13 @@ class FlowGenerator:
         """
         check_request(request, self.trained)
         streams = Streams.of(rng, request.n)
+        is_hard = request.symmetry == "hard" and request.n > 0
+        if is_hard and needs_draft(request):
+            draft = self.sample(draft_of(request), streams.of_run().generator(0))
+            request = replace(request, seeds=draft, strength=1.0)
         plan = make_plan(request, self.trained, streams)
         templates: Sequence[Template] = ()
-        if request.symmetry == "hard" and request.n:
+        if is_hard:
             templates = draw_templates(self.template_source(), request, plan, streams)
             plan = with_templates(plan, templates)
         parts, positions = [], []

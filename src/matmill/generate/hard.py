@@ -22,6 +22,7 @@ from matmill.generate.streams import Streams
 from matmill.generate.wyckoff.templates import Template
 
 HULL = "energy_above_hull_ev"
+_DRAFT_STEPS = 20  # enough for a composition
 _MOST_TEMPLATES = 20  # of one composition; the true one is among so many in nine cases of ten
 
 
@@ -54,6 +55,21 @@ class TemplateSource(Protocol):
     ) -> list[tuple[Template, float]]:
         """Return up to ``k`` different templates of a composition with their probabilities."""
         ...
+
+
+def needs_draft(request: GenerationRequest) -> bool:
+    """Return whether compositions must come from the network, since properties are asked for.
+
+    Templates know elements, sizes, groups and the hull, but no other property.
+    """
+    is_free = request.formula is None and request.seeds is None
+    return is_free and any(column != HULL for column in request.conditions)
+
+
+def draft_of(request: GenerationRequest) -> GenerationRequest:
+    """Return the request whose crystals lend their compositions: fewer steps, no templates."""
+    steps = min(request.n_steps, _DRAFT_STEPS)
+    return replace(request, symmetry="soft", n_steps=steps, screen=False)
 
 
 def draw_templates(
@@ -90,14 +106,20 @@ def draw_templates(
     for row, composition in enumerate(compositions):
         rows.setdefault(tuple(sorted(composition.items())), []).append(row)
     found: dict[int, Template] = {}
+    asked = {"space_group": request.space_group, "crystal_system": request.crystal_system}
     for composition, mine in rows.items():
-        options = source.propose(
-            dict(composition),
-            min(len(mine), _MOST_TEMPLATES),
-            space_group=request.space_group,
-            crystal_system=request.crystal_system,
-            energy_above_hull=hull,
-        )
+        k = min(len(mine), _MOST_TEMPLATES)
+        try:
+            options = source.propose(dict(composition), k, energy_above_hull=hull, **asked)
+        except InputError:
+            if not needs_draft(replace(request, seeds=None)):
+                raise
+            # A drafted composition that the group cannot host: any other will do.
+            other = {"elements": tuple(symbol for symbol, _ in composition)}
+            drawn = source.sample(
+                len(mine), streams.of_run().generator(0), energy_above_hull=hull, **other, **asked
+            )
+            options = [(template, 1.0 / len(drawn)) for template in drawn]
         found.update(zip(mine, shared_out(options, len(mine)), strict=True))
     return [found[row] for row in range(len(compositions))]
 
