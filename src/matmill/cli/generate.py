@@ -55,8 +55,13 @@ def generate(
         str | None, typer.Option("--crystal-system", help="cubic, hexagonal, … to aim at.")
     ] = None,
     symmetry: Annotated[
-        str, typer.Option("--symmetry", help="soft: aim at the group; hard: stay in it.")
-    ] = "soft",
+        str,
+        typer.Option(
+            "--symmetry",
+            help="hard: stay on the positions of a space group; soft: at most aim at one; auto: "
+            "hard, unless a structure is given or the generator was not trained for it.",
+        ),
+    ] = "auto",
     like: Annotated[
         Path | None, typer.Option("--like", help="Start from the crystals of this file.")
     ] = None,
@@ -154,13 +159,16 @@ def generate(
 
     precise: Any = _one_of("--precision", precision, ("auto", "bf16", "fp32"))
     schedule: Any = _one_of("--guidance-schedule", guidance_schedule, ("constant", "dynamic"))
-    kept: Any = _one_of("--symmetry", symmetry, ("soft", "hard"))
+    kept: Any = _one_of("--symmetry", symmetry, ("auto", "soft", "hard"))
     generator: Any = load_generator(
         model, device=pick_device(device), adapters=adapter or (), precision=precise
     )
     if list_conditions:
         _print_conditions(generator, json=json)
         return
+    if kept == "auto":
+        is_free = like is None and decorate is None
+        kept = "hard" if is_free and generator.card.get("symmetric") else "soft"
     if rank is not None:
         _one_of("--rank", rank, ("energy",))
     if relax and rank is None:
