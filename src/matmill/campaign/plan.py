@@ -57,7 +57,7 @@ class CampaignSettings(Settings):
     relaxations_per_wanted: Annotated[float, Field(gt=0)] = 2.2
     max_rounds: Annotated[int, Field(ge=1)] = 8
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    task_size: Annotated[int, Field(ge=1)] = 24
+    task_size: Annotated[int, Field(ge=1)] = 96
     chunk_atoms: Annotated[int, Field(ge=1)] = 32
     n_steps: Annotated[int, Field(ge=1)] = 50
     guidance: Annotated[float, Field(ge=0)] = 1.5
