@@ -45,9 +45,7 @@ REFERENCE, HEALTHY = family(150, 1), family(100, 2)
 
 
 def test_a_second_draw_from_the_same_family_is_healthy():
-    steering = Steering(
-        name="density", target=1.0, asked=normal(50, 1) + 1.0, free=normal(50, 2)
-    )
+    steering = Steering(name="density", target=1.0, asked=normal(50, 1) + 1.0, free=normal(50, 2))
     all_of_them = found.signatures(HEALTHY, REFERENCE, training=family(150, 3), steering=[steering])
     assert len(all_of_them) == 8
     assert [str(one) for one in all_of_them if one.is_found] == []
