@@ -200,13 +200,16 @@ class FlowGenerator:
         check_request(request, self.trained)
         streams = Streams.of(rng, request.n)
         is_hard = request.symmetry == "hard" and request.n > 0
-        if is_hard and needs_draft(request):
+        is_draft = is_hard and needs_draft(request)
+        if is_draft:
             draft = self.sample(draft_of(request), streams.of_run().generator(0))
             request = replace(request, seeds=draft, strength=1.0)
         plan = make_plan(request, self.trained, streams)
         templates: Sequence[Template] = ()
         if is_hard:
-            templates = draw_templates(self.template_source(), request, plan, streams)
+            templates = draw_templates(
+                self.template_source(), request, plan, streams, is_draft=is_draft
+            )
             plan = with_templates(plan, templates)
         parts, positions = [], []
         for index in self._batches(plan, request):

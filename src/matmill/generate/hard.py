@@ -73,16 +73,23 @@ def draft_of(request: GenerationRequest) -> GenerationRequest:
 
 
 def draw_templates(
-    source: TemplateSource, request: GenerationRequest, plan: Plan, streams: Streams
+    source: TemplateSource,
+    request: GenerationRequest,
+    plan: Plan,
+    streams: Streams,
+    *,
+    is_draft: bool = False,
 ) -> list[Template]:
     """Return a template for each crystal of the request.
 
     Crystals of one composition share the most probable templates of it: the first crystal gets the
-    best one. Of seeds only the compositions count.
+    best one. Of seeds only the compositions count; those of a draft may give way to others of the
+    same elements where the group asked for cannot host them, those of a user never.
 
     Raises:
         InputError: If seeds are to be varied rather than forgotten, or no template exists.
     """
+    rng = streams.of_run().generator(0)
     hull = request.conditions.get(HULL, 0.0)
     hull = sum(hull) / 2 if isinstance(hull, tuple) else float(hull)
     compositions = _compositions(request, plan, streams)
@@ -94,7 +101,7 @@ def draw_templates(
             allowed = tuple(symbol for symbol in allowed if symbol not in request.exclude)
         return source.sample(
             request.n,
-            streams.of_run().generator(0),
+            rng,
             n_atoms=request.n_atoms,
             elements=allowed,
             exactly=request.system is not None,
@@ -112,12 +119,16 @@ def draw_templates(
         try:
             options = source.propose(dict(composition), k, energy_above_hull=hull, **asked)
         except InputError:
-            if not needs_draft(replace(request, seeds=None)):
+            if not is_draft:
                 raise
-            # A drafted composition that the group cannot host: any other will do.
-            other = {"elements": tuple(symbol for symbol, _ in composition)}
             drawn = source.sample(
-                len(mine), streams.of_run().generator(0), energy_above_hull=hull, **other, **asked
+                len(mine),
+                rng,
+                n_atoms=request.n_atoms,
+                elements=tuple(symbol for symbol, _ in composition),
+                exactly=request.system is not None,
+                energy_above_hull=hull,
+                **asked,
             )
             options = [(template, 1.0 / len(drawn)) for template in drawn]
         found.update(zip(mine, shared_out(options, len(mine)), strict=True))

@@ -105,7 +105,9 @@ class Orbits:
         orbits, fits = cls.of_crystals(batch, groups, tolerance=_SAME_SITE)
         if not bool(fits.all()):
             bad = templates[int(torch.nonzero(~fits)[0])]
-            raise DataError(f"The sites {bad.letters} do not fill orbits of group {groups}.")
+            raise DataError(
+                f"The sites {bad.letters} do not fill orbits of space group {bad.space_group}."
+            )
         return orbits, batch.atomic_numbers.view(len(laid), -1)
 
     @classmethod

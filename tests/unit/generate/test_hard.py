@@ -44,6 +44,17 @@ def test_seeds_cannot_be_varied(generator, crystals):
         generator.sample(hard(seeds=crystals, strength=0.3), rng())
 
 
+def test_compositions_of_a_user_never_give_way(generator, crystals):
+    # Two atoms, one of each element, do not fit into P4_12_12, whose smallest orbit has four.
+    seeds = crystals.select([0])
+    wish = {"space_group": 92, "conditions": {"band_gap_ev": 2.0}}
+    with pytest.raises(InputError):
+        generator.sample(hard(1, seeds=seeds, strength=1.0, **wish), rng())
+    made = generator.sample(hard(2, n_atoms=(2, 12), **wish), rng())  # a drafted one does
+    assert (symmetry.find(made, symprec=1e-3).number >= 92).all()
+    assert int(made.n_atoms.max()) <= 12
+
+
 def test_a_system_is_met_exactly(generator):
     made = generator.sample(hard(system=("Na", "Cl")), rng())
     assert all(set(symbols(made, i)) == {11, 17} for i in range(len(made)))
