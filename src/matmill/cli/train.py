@@ -171,13 +171,10 @@ def _network_options(
     members: int | None, epochs: int | None, minutes: float | None, devices: int, where: str
 ) -> dict[str, Any]:
     """Return the settings of a training that were given; the others keep the model's defaults."""
-    from matmill.predict.settings import TrainSettings
-
-    n_members = members or TrainSettings().n_members
     given = {
         "n_members": members,
         "epochs": epochs,
-        "seconds_per_member": None if minutes is None else 60.0 * minutes / n_members,
+        "seconds": None if minutes is None else 60.0 * minutes,
         "devices": devices,
         "accelerator": "cpu" if where == "cpu" else "cuda",
     }

@@ -19,7 +19,7 @@ from matmill.graphs.graph import Graph
 from matmill.predict.calibrate import factor_for
 from matmill.predict.chemistry import families
 from matmill.predict.domain import elements_of, read_domain, shortest_bond
-from matmill.predict.intervals import CalibrationRows, Kind, plain_factors
+from matmill.predict.intervals import CalibrationRows, Factors, Kind, plain_factors
 from matmill.predict.networks import chunks, graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
@@ -42,6 +42,7 @@ class RawOutputs:
         features: Learned features on the principal axes of training, ``(n_crystals, n_axes)``.
         distance: How far these lie from the training set's, ``(n_crystals,)``.
         members: Mean of each member, ``(n_members, n_crystals, n_targets)``.
+        member_stds: Uncalibrated deviation that each member alone expects, same shape.
     """
 
     mean: Float[Tensor, "n_crystals n_targets"]
@@ -49,6 +50,7 @@ class RawOutputs:
     features: Float[Tensor, "n_crystals n_axes"]
     distance: Float[Tensor, " n_crystals"]
     members: Float[Tensor, "n_members n_crystals n_targets"]
+    member_stds: Float[Tensor, "n_members n_crystals n_targets"]
 
 
 class EnsembleModel:
@@ -102,6 +104,7 @@ class EnsembleModel:
             features=torch.cat([part.features for part in parts]).cpu(),
             distance=torch.cat([part.distance for part in parts]).cpu(),
             members=torch.cat([part.members for part in parts], dim=1).cpu(),
+            member_stds=torch.cat([part.member_stds for part in parts], dim=1).cpu(),
         )
 
     def _raw_chunk(self, graph: Graph) -> RawOutputs:
@@ -116,10 +119,11 @@ class EnsembleModel:
         # Of classes the output is the log of the odds. A factor, not a clamp: it keeps the order.
         stacked = torch.where(is_class, _SUREST * torch.tanh(0.5 * stacked), stacked)
         # The noise head gives the log of a mean absolute error b of a Laplace law: variance 2 b².
-        noise = 2.0 * torch.exp(2.0 * torch.stack(noises).clamp(-8.0, 4.0)).mean(0)
-        variance = noise + (stacked.var(0) if len(means) > 1 else 0.0)
+        noise = 2.0 * torch.exp(2.0 * torch.stack(noises).clamp(-8.0, 4.0))
+        variance = noise.mean(0) + (stacked.var(0) if len(means) > 1 else 0.0)
         # Classes are learned as -1 and 1, where p (1 - p) is a quarter of this.
         variance = torch.where(is_class, 1.0 - stacked.mean(0).square(), variance)
+        noise = torch.where(is_class, 1.0 - stacked.square(), noise)
         distance = torch.zeros(len(graph), dtype=torch.float64, device=noise.device)
         if self.domain:
             features = self.domain.project(features)
@@ -130,6 +134,7 @@ class EnsembleModel:
             features=features,
             distance=distance,
             members=stacked,
+            member_stds=noise.sqrt(),
         )
 
     def judge(
@@ -204,6 +209,37 @@ class EnsembleModel:
             found[column][level] = self._prediction(raw, kinds, column, level, judged, intervals)
         return found
 
+    def ends(
+        self,
+        raw: RawOutputs,
+        kinds: Int[Tensor, " n_crystals"],
+        column: str,
+        coverage: float,
+        intervals: Kind = "split",
+    ) -> tuple[Float[Tensor, " n_crystals"], Float[Tensor, " n_crystals"], Factors]:
+        """Return both ends of each interval on the learned scale, and what stands behind them.
+
+        Args:
+            raw: What the members say.
+            kinds: Family of compounds of each crystal.
+            column: Property.
+            coverage: Share of true values that the intervals should hold, in (0, 1).
+            intervals: Kind of interval; see `CalibrationRows.factors`.
+        """
+        target = self.columns.index(column)
+        calibration, rows = self.card["calibration"][column], self.calibration_rows
+        factor = calibration["std_factor"]
+        if intervals == "split" and rows is not None and rows.folds is not None:
+            stds = raw.member_stds[..., target] * factor
+            return rows.across_folds(column, coverage, raw.members[..., target], stds)
+        mean, std = raw.mean[:, target], raw.std[:, target] * factor
+        if intervals == "split" or rows is None:
+            plain = factor_for(calibration["conformal_factors"], coverage)
+            found = plain_factors(plain, calibration["n_calibration"], len(mean))
+        else:
+            found = rows.factors(column, coverage, raw.features, kinds, kind=intervals)
+        return mean - std * found.factor, mean + std * found.factor, found
+
     def _prediction(
         self,
         raw: RawOutputs,
@@ -218,18 +254,12 @@ class EnsembleModel:
         calibration = self.card["calibration"][column]
         mean = raw.mean[:, target]
         std = raw.std[:, target] * calibration["std_factor"]
-        if intervals == "split" or self.calibration_rows is None:
-            factor = factor_for(calibration["conformal_factors"], coverage)
-            found = plain_factors(factor, calibration["n_calibration"], len(mean))
-        else:
-            rows = self.calibration_rows
-            found = rows.factors(column, coverage, raw.features, kinds, kind=intervals)
-        reach = std * found.factor
+        low, high, found = self.ends(raw, kinds, column, coverage, intervals)
         return Prediction(
             mean=scale.from_learned(mean),
             std=scale.std_from_learned(mean, std),
-            low=scale.from_learned(mean - reach),
-            high=scale.from_learned(mean + reach),
+            low=scale.from_learned(low),
+            high=scale.from_learned(high),
             column=column,
             coverage=coverage,
             in_domain=judged[0],

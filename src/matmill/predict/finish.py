@@ -1,6 +1,7 @@
 """What a trained ensemble gets before use: the bounds of its domain and its calibration."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from matmill.errors import DataError
@@ -14,7 +15,10 @@ from matmill.predict.networks import chunks
 
 
 def describe_domain(model: EnsembleModel, graph: Graph) -> None:
-    """Store elements, usual bond lengths and learned features of training graphs."""
+    """Store elements, usual bond lengths and learned features of training graphs.
+
+    The features are those of the first member, so with folds give the graphs that it learned from.
+    """
     with torch.no_grad():
         network = model.members[0]
         parts = [network.embedding(g.to(model.device)) for g in chunks(graph)]  # pyright: ignore[reportCallIssue]
@@ -30,33 +34,45 @@ def describe_domain(model: EnsembleModel, graph: Graph) -> None:
         model.card["shortest_bond_angstrom"] = [round(end, 3) for end in domain.bonds.tolist()]
 
 
-def calibrate_model(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
+def calibrate_model(
+    model: EnsembleModel,
+    graph: Graph,
+    labels: Tensor,
+    folds: Int[Tensor, " n_crystals"] | None = None,
+) -> None:
     """Set error-bar factors, conformal factors and the limit of the domain from held-out rows.
 
     Args:
         model: Ensemble with a domain, see `describe_domain`.
         graph: Graphs of the held-out rows.
         labels: Their values on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
+        folds: The member that did not learn from each row; without, none did.
 
     Raises:
         DataError: If no row has a value of a column.
     """
     raw = model.raw(graph)
+    mean, std = raw.mean, raw.std
+    if folds is not None:
+        rows = torch.arange(len(graph))
+        mean, std = raw.members[folds, rows], raw.member_stds[folds, rows]
     if model.domain is not None:
-        model.domain = model.domain.measured_on(raw.distance)
+        unseen = raw.distance if folds is None else raw.distance[folds == 0]
+        model.domain = model.domain.measured_on(unseen)
         model.card["domain_limit"] = float(model.domain.distances[LIMIT])
     calibration, kept = {}, {}
     for target, column in enumerate(model.columns):
         is_known = torch.isfinite(labels[:, target])
         if not bool(is_known.any()):
             raise DataError(f"No validation row has a value of '{column}'; check the split column.")
-        error = raw.mean[is_known, target] - labels[is_known, target].double()
-        std = raw.std[is_known, target]
+        error = mean[is_known, target] - labels[is_known, target].double()
+        own = std[is_known, target]
         # The deviation of a class follows from its probability; a factor would part the two.
-        factor = 1.0 if model.scales[target].is_class else std_factor(error, std)
-        scores = residual_scores(error, std * factor)
+        factor = 1.0 if model.scales[target].is_class else std_factor(error, own)
+        scores = residual_scores(error, own * factor)
         calibration[column] = {
             "n_calibration": int(is_known.sum()),
+            "method": "held-out" if folds is None else "folds",
             "std_factor": factor,
             "conformal_factors": quantile_table(scores),
         }
@@ -64,5 +80,8 @@ def calibrate_model(model: EnsembleModel, graph: Graph, labels: Tensor) -> None:
         kept[column][is_known] = scores.float()
     model.card["calibration"] = calibration
     model.calibration_rows = CalibrationRows(
-        features=raw.features.float(), families=families(elements_of(graph)), scores=kept
+        features=raw.features.float(),
+        families=families(elements_of(graph)),
+        scores=kept,
+        folds=folds,
     )

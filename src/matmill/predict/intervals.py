@@ -10,7 +10,13 @@ from torch import Tensor
 
 from matmill.errors import DataError, UnknownNameError
 from matmill.predict.calibrate import conformal_quantile
-from matmill.predict.conformal import FEW, effective_size, group_factors, weighted_factors
+from matmill.predict.conformal import (
+    FEW,
+    cross_interval,
+    effective_size,
+    group_factors,
+    weighted_factors,
+)
 from matmill.predict.shift import density_ratio
 
 Kind = Literal["split", "family", "shifted"]
@@ -43,12 +49,15 @@ class CalibrationRows:
         features: Projected features, as `Domain.project` gives them, ``(n_rows, n_axes)``.
         families: Family of compounds of each row, see `predict.chemistry`, ``(n_rows,)``.
         scores: By column, |error| / σ with the σ that is shown, NaN where the value is not
-            known, each ``(n_rows,)``.
+            known, each ``(n_rows,)``. With folds, σ is that of the member that did not see the
+            row.
+        folds: Which member did not see each row, ``(n_rows,)``; None where no member saw any.
     """
 
     features: Float[Tensor, "n_rows n_axes"]
     families: Int[Tensor, " n_rows"]
     scores: dict[str, Float[Tensor, " n_rows"]]
+    folds: Int[Tensor, " n_rows"] | None = None
 
     def factors(
         self,
@@ -106,10 +115,37 @@ class CalibrationRows:
             names = ["conformal"] * m
         return Factors(factor=factor, effective_size=size, names=_with_promise(names, size))
 
+    def across_folds(
+        self,
+        column: str,
+        coverage: float,
+        means: Float[Tensor, "n_members n_crystals"],
+        stds: Float[Tensor, "n_members n_crystals"],
+    ) -> tuple[Float[Tensor, " n_crystals"], Float[Tensor, " n_crystals"], Factors]:
+        """Return the ends of CV+ intervals, see `conformal.cross_interval`, and what carries them.
+
+        Args:
+            column: Property whose scores count.
+            coverage: Share of true values that the intervals should hold, in (0, 1).
+            means: What each member says; member k did not see the rows of fold k.
+            stds: Calibrated σ that each member alone expects.
+        """
+        assert self.folds is not None
+        known = torch.isfinite(self.scores[column])
+        low, high = cross_interval(
+            self.scores[column][known], self.folds[known], means, stds, coverage
+        )
+        n = means.shape[1]
+        size = torch.full((n,), float(known.sum()), dtype=torch.float64)
+        nothing = torch.full((n,), torch.nan, dtype=torch.float64)
+        names = _with_promise(["CV+"] * n, size)
+        return low, high, Factors(factor=nothing, effective_size=size, names=names)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return everything by name, for a safetensors file."""
         scores = {f"{_SCORES}{column}": values for column, values in self.scores.items()}
-        return {"features": self.features, "families": self.families, **scores}
+        folds = {} if self.folds is None else {"folds": self.folds}
+        return {"features": self.features, "families": self.families, **folds, **scores}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> "CalibrationRows":
@@ -127,6 +163,7 @@ class CalibrationRows:
                     for name, values in tensors.items()
                     if name.startswith(_SCORES)
                 },
+                folds=tensors["folds"].long() if "folds" in tensors else None,
             )
         except KeyError as error:
             raise DataError(f"The calibration of this file lacks {error}.") from error

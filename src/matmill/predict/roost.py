@@ -26,7 +26,6 @@ from matmill.progress import OnEvent, ignore
 from matmill.training.checkpoint import card_path
 from matmill.training.trackers import Tracker
 
-_MEMBERS = 3
 _BATCH = 128
 _RATE = 1e-3
 _MOST_EPOCHS = 300
@@ -230,7 +229,6 @@ class RoostPredictor(EnsemblePredictor):
         start = _shipped_encoder(settings) if start_from == DEFAULT_SHIPPED else start_from
         n_rows = int(torch.isfinite(table.column(target)).sum())
         defaults: dict[str, Any] = {
-            "n_members": _MEMBERS,
             "batch_crystals": _BATCH,
             "learning_rate": _RATE,
             "epochs": _epochs(n_rows, *(_FINE_TUNE if start else _FROM_NOTHING)),

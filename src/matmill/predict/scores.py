@@ -136,11 +136,10 @@ def score_model(model: EnsembleModel, graph: Graph, values: Tensor) -> dict[str,
         std = raw.std[known, target] * scale.spread * calibration["std_factor"]
         ends = {}
         for level in COVERAGES:
-            reach = std * calibrate.factor_for(calibration["conformal_factors"], level)
             # Through the unit and back: what is shown ends at the floor of the column.
             low, high = (
-                scale.to_learned(scale.from_learned(end / scale.spread)) * scale.spread
-                for end in (mean - reach, mean + reach)
+                scale.to_learned(scale.from_learned(end[known])) * scale.spread
+                for end in model.ends(raw, kinds, column, level)[:2]
             )
             ends[level] = (low, high)
         outcome = Outcome(

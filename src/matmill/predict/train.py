@@ -15,6 +15,7 @@ from matmill import __version__
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table, items
+from matmill.data.folds import formula_folds
 from matmill.data.parts import COLUMN, LEAST_ROWS, divided, rows_of
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
@@ -109,8 +110,13 @@ def train_predictor(
     values = torch.stack([table.column(name).double() for name in [*columns, *helpers]], dim=1)
     parts = _parts(table if is_divided else divided(table, seed=seed), values[:, : len(columns)])
     names = [*columns, *helpers]
+    learned = torch.cat([parts.train, parts.val]).sort().values
+    settings = settings.for_rows(len(learned))
+    n_members = settings.n_members or 1
+    is_folded = settings.calibration == "folds"
+    learned = learned if is_folded else parts.train
     scales = [
-        TargetScale.of(name, values[parts.train, i], is_plain=settings.scale == "mean", seed=seed)
+        TargetScale.of(name, values[learned, i], is_plain=settings.scale == "mean", seed=seed)
         for i, name in enumerate(names)
     ]
     labels = torch.stack([s.to_learned(values[:, i]) for i, s in enumerate(scales)], dim=1).float()
@@ -119,13 +125,13 @@ def train_predictor(
         "matmill_version": __version__,
         "network": settings.network,
         "network_settings": settings.network_settings(),
-        "n_members": settings.n_members,
+        "n_members": n_members,
         "n_neighbors": settings.n_neighbors,
         "cutoff_angstrom": settings.cutoff_angstrom,
         "columns": columns,
         "columns_trained": names,
         "scales": [scale.as_card() for scale in scales],
-        "elements_z": _elements(table.select(parts.train)),
+        "elements_z": _elements(table.select(learned)),
         "settings": settings.model_dump(),
         "seed": seed,
         "started_from": start_from,
@@ -134,10 +140,21 @@ def train_predictor(
     }
     _claim(folder, card)
     graph = _graphs(card, items(table), folder, on_event)
+    folds = None
+    if is_folded:
+        folds = formula_folds(
+            tuple(items(table.select(learned)).formula),
+            values[learned, 0],
+            n_members,
+            classify=len(names) == 1 and scales[0].is_class,
+            seed=seed,
+        )
+    members_rows = [learned if folds is None else learned[folds != k] for k in range(n_members)]
     members, card["training"] = _train_members(
         card,
         start,
-        {part: (graph.select(rows), labels[rows]) for part, rows in vars(parts).items()},
+        [(graph.select(rows), labels[rows]) for rows in members_rows],
+        (graph.select(parts.val), labels[parts.val]),
         settings=settings,
         n_main=len(columns),
         folder=folder,
@@ -146,8 +163,9 @@ def train_predictor(
         trackers=trackers,
     )
     model = EnsembleModel(members, card, {})
-    describe_domain(model, graph.select(parts.train[:_DOMAIN_ROWS]))
-    calibrate_model(model, graph.select(parts.val), labels[parts.val])
+    describe_domain(model, graph.select(members_rows[0][:_DOMAIN_ROWS]))
+    held_out = parts.val if folds is None else learned
+    calibrate_model(model, graph.select(held_out), labels[held_out], folds)
     card["scores"] = score_model(model, graph.select(parts.test), values[parts.test])
     return model
 
@@ -155,7 +173,8 @@ def train_predictor(
 def _train_members(
     card: dict[str, Any],
     start: Start,
-    data: dict[str, tuple[Graph, Tensor]],
+    learned: Sequence[tuple[Graph, Tensor]],
+    val: tuple[Graph, Tensor],
     *,
     settings: TrainSettings,
     n_main: int,
@@ -164,14 +183,15 @@ def _train_members(
     on_event: OnEvent,
     trackers: tuple[Tracker, ...],
 ) -> tuple[list[nn.Module], dict[str, Any]]:
-    """Return the trained members and how each training went."""
+    """Return the trained members and how each training went.
+
+    ``learned`` has the rows of each member, which a stem shares with the first.
+    """
     kind = GraphBatches if settings.batches == "by-size" else PlainBatches
-    batches = kind(*data["train"], n_crystals=settings.batch_crystals)
-    weights = torch.ones(data["train"][1].shape[1])
+    weights = torch.ones(learned[0][1].shape[1])
     weights[n_main:] = settings.auxiliary_weight
     is_class = torch.tensor([scale["is_class"] for scale in card["scales"]])
-    plan = _plan(settings, steps_per_epoch=batches.n_steps)
-    names = [f"member-{number}" for number in range(settings.n_members)]
+    names = [f"member-{number}" for number in range(len(learned))]
     if settings.stem_seconds:
         names.insert(0, "stem")
     members: list[nn.Module] = []
@@ -179,6 +199,8 @@ def _train_members(
     for place, name in enumerate(names):
         network, factors = start.network(card, child_seed(seed, name, "initial weights"))
         is_stem = name == "stem"
+        batches = kind(*learned[len(members)], n_crystals=settings.batch_crystals)
+        plan = _plan(settings, steps_per_epoch=batches.n_steps)
         limits = {"max_epochs": None, "max_seconds": settings.stem_seconds, "decay": "none"}
         task = PropertyTask(
             network,
@@ -194,7 +216,7 @@ def _train_members(
             settings=plan.model_copy(update=limits) if is_stem else plan,
             folder=folder / name,
             seed=child_seed(seed, name),
-            validate=partial(mean_error, *data["val"]) if settings.keeps_best else None,
+            validate=partial(mean_error, *val) if settings.keeps_best else None,
             on_event=_staged(on_event, f"train {place + 1}/{len(names)}"),
             trackers=trackers,
         )

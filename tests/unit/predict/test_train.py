@@ -282,3 +282,89 @@ if __name__ == "__main__":  # a process that a test can kill
         folder=Path(sys.argv[1]),
         seed=1,
     )
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """A predictor of few rows with default members, and the rows that each member was given."""
+    from matmill.predict import train
+
+    given, original = [], train._train_members
+
+    def noting(card, start, learned, val, **rest):
+        given.extend(learned)
+        return original(card, start, learned, val, **rest)
+
+    folder = tmp_path_factory.mktemp("folds")
+    small = {name: value for name, value in SMALL.items() if name != "n_members"}
+    settings = TrainSettings(**small, epochs=30, learning_rate=5e-3, batch_crystals=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_train_members", noting)
+        model = train_predictor(
+            make_table(), ["formation_energy"], settings=settings, folder=folder / "work", seed=1
+        )
+    model.save(folder / "salts")
+    return model, folder / "salts", given
+
+
+def test_with_few_rows_each_member_leaves_out_its_own_and_all_calibrate(folded):
+    model, _, given = folded
+    calibration = model.card["calibration"]["formation_energy_per_atom_ev"]
+    assert calibration["method"] == "folds"
+    assert calibration["n_calibration"] == 180  # the training and the validation rows
+    assert model.card["n_members"] == len(model.members) == len(given) == 5
+    assert sum(len(graph) for graph, _ in given) == 4 * 180
+    seen = torch.cat([labels for _, labels in given])[:, 0]
+    _, counts = seen.unique(return_counts=True)
+    assert bool((counts % 4 == 0).all())  # every row sits out once
+    formulas = make_table().crystals.formula
+    folds = model.calibration_rows.folds
+    for formula in set(formulas[:180]):
+        rows = [i for i, other in enumerate(formulas[:180]) if other == formula]
+        assert len(set(folds[rows].tolist())) == 1
+
+
+def test_intervals_over_folds_cover_and_survive_the_file(folded):
+    model, path, _ = folded
+    test = make_table().crystals.select(torch.arange(180, 240))
+    truth = test.properties["formation_energy_per_atom_ev"]
+    found = model.predict_all(test)["formation_energy_per_atom_ev"]
+    covered = ((found.low <= truth) & (truth <= found.high)).double().mean()
+    assert covered >= 0.75
+    assert set(found.interval) == {"CV+"}
+    assert bool((found.effective_size == 180).all())
+    again = load_model(path).predict_all(test)["formation_energy_per_atom_ev"]
+    assert torch.equal(found.low, again.low)
+    assert torch.equal(found.high, again.high)
+    scores = model.card["scores"]["formation_energy_per_atom_ev"]
+    assert scores["intervals"]["0.90"]["covered"] == pytest.approx(float(covered))
+    wider = model.predict_all(test, coverage=0.95)["formation_energy_per_atom_ev"]
+    assert bool((wider.high - wider.low >= found.high - found.low).all())
+    family = model.predict_all(test, intervals="family")["formation_energy_per_atom_ev"]
+    assert "CV+" not in set(family.interval)
+
+
+def test_how_an_ensemble_calibrates_depends_on_rows_and_on_what_was_asked():
+    few, many = TrainSettings().for_rows(999), TrainSettings().for_rows(1000)
+    assert (few.calibration, few.n_members) == ("folds", 5)
+    assert (many.calibration, many.n_members) == ("held-out", 3)
+    assert TrainSettings(n_members=2).for_rows(50).calibration == "held-out"
+    assert TrainSettings(n_members=8).for_rows(50).n_members == 8
+    asked = TrainSettings(calibration="folds", n_members=2).for_rows(50_000)
+    assert (asked.calibration, asked.n_members) == ("folds", 2)
+    assert TrainSettings(preset="reference").for_rows(50).calibration == "held-out"
+    assert TrainSettings(seconds=60.0).for_rows(50).seconds_per_member == 12.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"calibration": "folds", "keeps_best": True},
+        {"calibration": "folds", "stem_seconds": 5.0},
+        {"calibration": "folds", "n_members": 1},
+        {"seconds": 5.0, "seconds_per_member": 5.0},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong):
+    with pytest.raises(ValueError, match="calibration='folds'|not both"):
+        TrainSettings(**wrong)

@@ -12,6 +12,7 @@ from torch import Tensor
 from matmill import __version__
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table, items
+from matmill.data.folds import formula_folds
 from matmill.errors import InputError, UnknownNameError
 from matmill.predict.calibrate import quantile_table, residual_scores, std_factor
 from matmill.predict.chemistry import families
@@ -76,7 +77,7 @@ def train_tabular(
     features = labels.features_of(batch, blocks, folder=kept, on_event=on_event)
     values = found.table.column(found.column).double()[found.train]
     rows = Rows(features=features, facts=facts_of(batch), values=values)
-    fold = labels.formula_folds(
+    fold = formula_folds(
         tuple(batch.formula), values, chosen.n_folds, classify=found.is_classification, seed=seed
     )
     inner = InnerFolds(rows, fold, seed=seed, folder=folder / "inner")

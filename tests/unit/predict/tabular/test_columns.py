@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from matmill.data.folds import formula_folds
 from matmill.errors import DataError
 from matmill.predict.descriptors.blocks import BLOCKS
 from matmill.predict.descriptors.table import Features
 from matmill.predict.tabular.columns import N_AXES, Preparation, prepare
 from matmill.predict.tabular.kept import kept_features
-from matmill.predict.tabular.rows import choose_blocks, formula_folds, settled
+from matmill.predict.tabular.rows import choose_blocks, settled
 
 
 def make(n=120):
