@@ -1,13 +1,14 @@
 """The ladder of ablations: one change at a time, the same seed and the same CPU seconds for each.
 
-    OMP_NUM_THREADS=1 python benchmarks/generator_ladder.py --out work/ladder --seconds 600
+    OMP_NUM_THREADS=1 python benchmarks/generator_ladder.py --max-atoms 8 --seconds 240
     python benchmarks/generator_ladder.py --out work/ladder --table
 
 Every branch trains from scratch on the crystals of ``train_generator.py`` until its CPU seconds
 (of the process, not of the clock on the wall) are used up, and is then measured: match rate and
 RMSE on 500 validation compositions (one sample, 30 steps, a crystal on the hull asked for, nothing
-drawn again), and 500 free samples with the same settings. Interrupt it at any time: the same
-command goes on. Results are in ``ladder.jsonl``, one line a branch, and ``ladder.md``.
+drawn again), and 500 free samples with the same settings. Small cells are learnt several times
+faster, so that a short budget can tell branches apart: ``--max-atoms``. Interrupt it at any time:
+the same command goes on. Results are in ``ladder.jsonl``, one line a branch, and ``ladder.md``.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-import csp
 import train_generator
+from csp import choose_rows
+from generator_common import mp_20
 from matmill.cli.progress import show
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.facts import density
@@ -98,7 +100,7 @@ def training_sets(data: Path, max_atoms: int):
     return make
 
 
-def settings_of(change: dict, seconds: float) -> GeneratorSettings:
+def settings_of(change: dict, seconds: float, most: int) -> GeneratorSettings:
     """Return the settings of a branch."""
     fit = {
         "max_seconds": seconds,
@@ -112,7 +114,7 @@ def settings_of(change: dict, seconds: float) -> GeneratorSettings:
         **change.get("fit", {}),
     }
     rest = {name: change[name] for name in ("size", "flow", "n_tokens") if name in change}
-    return GeneratorSettings(symmetric_passes=0, **rest, fit=FitSettings(**fit))
+    return GeneratorSettings(symmetric_passes=0, max_atoms=most, **rest, fit=FitSettings(**fit))
 
 
 def measure(generator: FlowGenerator, truth: CrystalBatch, reference: CrystalBatch, n: int, seed):
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("work/ladder"))
     parser.add_argument("--seconds", type=float, default=600.0, help="CPU seconds a branch")
     parser.add_argument("-n", type=int, default=500, help="compositions, and free samples")
+    parser.add_argument("--max-atoms", type=int, default=20, help="largest cell, everywhere")
     parser.add_argument("--branches", nargs="*", choices=BRANCHES, help="these alone")
     parser.add_argument("--table", action="store_true", help="print what there is")
     parser.add_argument("--seed", type=int, default=0)
@@ -190,25 +193,24 @@ def main() -> None:
         sys.stdout.write(table(rows))
         return
     torch.set_num_threads(1)
-    csp.DATA = arguments.data
-    truth, _ = csp.validation_crystals(arguments.n, arguments.seed)
-    reference = open_table(arguments.data / "mp_20.parquet")
-    is_test = [k for k, part in enumerate(reference.notes["split"]) if part == "test"]
-    make = training_sets(arguments.data, GeneratorSettings().max_atoms)
+    most = arguments.max_atoms
+    val = mp_20("val", arguments.data, published_geometry=True)
+    truth = choose_rows(val.select(val.n_atoms <= most), arguments.n, arguments.seed)
+    test = mp_20("test", arguments.data)
+    reference = test.select(test.n_atoms <= most)
+    make = training_sets(arguments.data, most)
     for name in arguments.branches or BRANCHES:
         if any(row["branch"] == name and row["budget"] == arguments.seconds for row in rows):
             continue
         change = BRANCHES[name]
-        settings = settings_of(change, arguments.seconds)
+        settings = settings_of(change, arguments.seconds, most)
         folder = arguments.out / "".join(c if c.isalnum() else "_" for c in name)
         data = make(change.get("data", "base"), settings.n_tokens)
         with show() as bars:
             seed = change.get("seed", arguments.seed)
             result = train_on(data, settings=settings, folder=folder, seed=seed, on_event=bars)
         generator = FlowGenerator.load(folder / "generator.safetensors")
-        found = measure(
-            generator, truth, reference.select(is_test).crystals, arguments.n, arguments.seed
-        )
+        found = measure(generator, truth, reference, arguments.n, arguments.seed)
         row = {
             "branch": name,
             "budget": arguments.seconds,
@@ -217,7 +219,8 @@ def main() -> None:
             "steps": result.step,
             "crystals": len(data),
             "views": round(result.step * len(data) / data.n_batches()),
-            "compositions asked": arguments.n,
+            "max_atoms": most,
+            "compositions asked": len(truth),
             "commit": commit(),
             **found,
         }
