@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from matmill.campaign.records import Candidate
-from matmill.campaign.results import SYMPREC_A, Results, final_fate
+from matmill.campaign.results import Results, final_fate
 from matmill.campaign.store import Store
 from matmill.crystals import files
 from matmill.crystals.formats import parquet
+from matmill.crystals.symmetry import SYMPREC
 
 _INTERNAL = ("fate_novelty",)
 
@@ -28,7 +29,7 @@ def write_all(store: Store, results: Results, folder: Path) -> list[Path]:
     cifs.mkdir(parents=True)
     for i, name in enumerate(crystals.ids):
         path = cifs / f"{name}.cif"
-        files.write(results.crystals.select([i]), path, symprec=SYMPREC_A)
+        files.write(results.crystals.select([i]), path, symprec=SYMPREC)
         paths.append(path)
     return paths
 

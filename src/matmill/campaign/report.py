@@ -10,12 +10,12 @@ from matmill import __version__
 from matmill.campaign import charts, provenance
 from matmill.campaign.plan import CampaignSettings
 from matmill.campaign.ranking import target_value
-from matmill.campaign.results import FEW_ENTRIES, SYMPREC_A, Results
+from matmill.campaign.results import FEW_ENTRIES, Results
 from matmill.campaign.store import Store
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS, table
 from matmill.crystals.lattice import to_parameters
-from matmill.crystals.symmetry import conventional
+from matmill.crystals.symmetry import SYMPREC, conventional
 from matmill.quantities import BY_COLUMN
 from matmill.verify.verdict import Fate
 
@@ -164,7 +164,7 @@ def _hull_chart(results: Results) -> str:
 
 def _crystals(results: Results) -> list[dict[str, Any]]:
     """Return what the viewer draws: conventional cells where the symmetry search gives one."""
-    shown = conventional(results.crystals, SYMPREC_A)
+    shown = conventional(results.crystals, SYMPREC)
     parameters = to_parameters(results.crystals.lattice).tolist()
     entries = []
     for i, row in enumerate(results.rows):

@@ -20,11 +20,10 @@ from matmill.campaign.records import PASSED, Candidate
 from matmill.campaign.request import Request
 from matmill.campaign.store import Store
 from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.symmetry import find
+from matmill.crystals.symmetry import SYMPREC, find
 from matmill.verify.verdict import Fate
 
 FEW_ENTRIES = 3  # known crystals of a chemical system, below which its hull may lie too high
-SYMPREC_A = 0.1  # relaxed crystals are converged to about this; coarser merges distinct ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def collect(store: Store, request: Request, settings: CampaignSettings) -> Resul
     width = len(str(max(len(delivered), 10)))
     names = [f"{i + 1:0{width}d}-{formula}" for i, formula in enumerate(crystals.formula)]
     crystals = crystals.with_ids(names)
-    symmetry = find(crystals, symprec=SYMPREC_A)
+    symmetry = find(crystals, symprec=SYMPREC)
     rows = []
     for i, candidate in enumerate(delivered):
         rows.append(

@@ -134,15 +134,16 @@ def export(
     Example: matmill campaign export runs/gap2 --out best.cif
     """
     from matmill.campaign.export import write_all
-    from matmill.campaign.results import SYMPREC_A, collect
+    from matmill.campaign.results import collect
     from matmill.crystals import files
+    from matmill.crystals.symmetry import SYMPREC
     from matmill.steer.design import open_run
 
     store, request, settings = open_run(folder)
     results = collect(store, request, settings)
     target = out or folder
     if out is not None and out.suffix:
-        files.write(results.crystals, out, symprec=SYMPREC_A)
+        files.write(results.crystals, out, symprec=SYMPREC)
     else:
         target.mkdir(parents=True, exist_ok=True)
         write_all(store, results, target)

@@ -287,7 +287,8 @@ def _print_conditions(generator: "Generator", *, json: bool) -> None:
 
 
 def _print_crystals(made: "Delivered", *, json: bool) -> None:
-    from matmill.generate.deliver import FOUND, REQUESTED, SYMPREC
+    from matmill.crystals.symmetry import SYMPREC
+    from matmill.generate.deliver import FOUND, REQUESTED
 
     crystals = made.crystals
     asked = [None if g != g else int(g) for g in crystals.properties[REQUESTED].tolist()]
@@ -332,7 +333,7 @@ def _print_crystals(made: "Delivered", *, json: bool) -> None:
 
 
 def _print_ranked(ranked: "Ranked", written: list[Path], *, json: bool) -> None:
-    from matmill.generate.deliver import SYMPREC
+    from matmill.crystals.symmetry import SYMPREC
     from matmill.generate.structure_prediction import ABOVE, TIMES, UNITS, rows
 
     found = rows(ranked)

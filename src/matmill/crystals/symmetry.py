@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 Library = Literal["moyopy", "spglib"]
 
+SYMPREC = 0.1
+"""Tolerance on positions in Å of every space group that is reported, unless said otherwise.
+
+Relaxed crystals are converged to about this; a coarser one merges distinct crystals.
+"""
+
 _SYSTEM_ENDS = (
     (2, "triclinic"),
     (15, "monoclinic"),
@@ -65,7 +71,7 @@ def crystal_system(number: int) -> str:
 def find(
     batch: CrystalBatch,
     *,
-    symprec: float = 0.1,
+    symprec: float = SYMPREC,
     angle_tolerance: float = 5.0,
     library: Library = "moyopy",
 ) -> Symmetry:

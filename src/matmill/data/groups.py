@@ -10,12 +10,12 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
+from matmill.crystals.symmetry import SYMPREC
 from matmill.errors import InputError
 
 if TYPE_CHECKING:
     from matmill.data.redundancy.reduce import Reduced
 
-SYMPREC = 0.1
 """Å, the tolerance of the Materials Project's space groups."""
 
 

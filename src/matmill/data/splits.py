@@ -18,8 +18,9 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
+from matmill.crystals.symmetry import SYMPREC
 from matmill.data.compositions import LabelledCompositions, Table, items
-from matmill.data.groups import SYMPREC, groups_of, reduced
+from matmill.data.groups import groups_of, reduced
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.randomness import child

@@ -58,7 +58,7 @@ CRYSTAL_SYSTEMS: dict[str, tuple[int, int]] = {
 def crystal_system_of(space_group: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Return 1 (triclinic) to 7 (cubic) for space-group numbers; 0 where the number is 0."""
     last = torch.tensor([end for _, end in CRYSTAL_SYSTEMS.values()])
-    system = torch.bucketize(space_group, last) + 1
+    system = torch.bucketize(space_group.contiguous(), last) + 1
     return torch.where(space_group > 0, system, 0)
 
 

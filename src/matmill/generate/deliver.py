@@ -21,7 +21,6 @@ from matmill.training.checkpoint import write_atomically
 
 # These formats are lists of records: a finished batch is appended, and a kill loses nothing.
 _APPENDABLE = (".extxyz", ".xyz", ".jsonl")
-SYMPREC = 0.1  # Å, of the space groups that are reported
 REQUESTED, FOUND = "space_group_requested", "space_group_found"
 
 
@@ -107,7 +106,7 @@ def generate(
         # Beside a folder, not in it: whoever reads the folder should find crystals only.
         beside = out.with_name(out.name + ".json")
         content = record(generator, request, seed, seconds, warnings)
-        content["symmetry"] = {"library": "moyopy", "symprec_angstrom": SYMPREC}
+        content["symmetry"] = {"library": "moyopy", "symprec_angstrom": symmetry.SYMPREC}
         if reranked is not None:
             content["best_of"] = {
                 "k": k,
@@ -133,7 +132,7 @@ def with_groups(batch: CrystalBatch, request: GenerationRequest) -> CrystalBatch
 
     A generator that asked for more than the request did, such as a template, has said so already.
     """
-    found = symmetry.find(batch, symprec=SYMPREC).number.double()
+    found = symmetry.find(batch, symprec=symmetry.SYMPREC).number.double()
     asked = batch.properties.get(REQUESTED)
     if asked is None:
         number = torch.nan if request.space_group is None else float(request.space_group)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,6 @@ import torch
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch, concatenate
-from matmill.crystals.elements import number
-from matmill.crystals.periodic import wrap
 from matmill.errors import DataError
 from matmill.generate.adapters import AdapterStack
 from matmill.generate.conditions import (
@@ -19,13 +18,16 @@ from matmill.generate.conditions import (
     Conditions,
     ScalarSchema,
 )
+from matmill.generate.given import start_of, with_given
 from matmill.generate.guidance import guided
 from matmill.generate.hard import (
     TemplateSource,
     draft_of,
     draw_templates,
     hard_start,
+    lost_group,
     needs_draft,
+    other_templates,
     with_templates,
 )
 from matmill.generate.network import SIZES, Denoiser
@@ -33,8 +35,8 @@ from matmill.generate.orbits import Orbits
 from matmill.generate.plan import Plan, Trained, check_request, make_plan
 from matmill.generate.process import Velocity
 from matmill.generate.protocol import ASSETS, GenerationRequest
-from matmill.generate.sample import Start, sample
-from matmill.generate.state import LatticeScale, NoisyState, from_dense, to_dense
+from matmill.generate.sample import sample
+from matmill.generate.state import LatticeScale, NoisyState, from_dense
 from matmill.generate.steering import Guide, steered
 from matmill.generate.streams import Streams
 from matmill.generate.wyckoff.templates import Template
@@ -48,7 +50,8 @@ TOKENS_PER_BATCH = 1500
 
 # A crystal that breaks these is drawn again: no relaxation could repair it.
 SCREEN = Limits(min_distance_ratio=0.6)
-MAX_REDRAWS = 4
+MAX_REDRAWS = 6
+_SAME_SITES = 2  # draws, after which a crystal that lost its group gets another template
 
 
 class FlowGenerator:
@@ -204,7 +207,7 @@ class FlowGenerator:
         if is_draft:
             draft = self.sample(draft_of(request), streams.of_run().generator(0))
             request = replace(request, seeds=draft, strength=1.0)
-        plan = make_plan(request, self.trained, streams)
+        plan = make_plan(request, self.trained, streams, cell_weights=self._cell_weights(request))
         templates: Sequence[Template] = ()
         if is_hard:
             templates = draw_templates(
@@ -216,9 +219,6 @@ class FlowGenerator:
             mine = [templates[i] for i in index.tolist()] if templates else []
             batch = self._screened(request, plan, index, streams, mine)
             batch = batch.with_ids([f"{self.name}-{i:05d}" for i in index.tolist()])
-            if mine:
-                groups = torch.tensor([float(t.space_group) for t in mine], dtype=torch.float64)
-                batch = batch.with_properties(space_group_requested=groups)
             if on_batch is not None:
                 on_batch(batch)
             parts.append(batch)
@@ -246,14 +246,24 @@ class FlowGenerator:
         streams: Streams,
         templates: Sequence[Template],
     ) -> CrystalBatch:
-        """Sample, and draw again what has overlapping atoms; ``attempts`` counts the draws."""
+        """Sample, and draw again what has overlapping atoms or has lost the group asked for.
+
+        ``attempts`` counts the draws. A crystal that loses its group twice gets another template
+        of the same number of atoms.
+        """
         batch = self._sample_one_size(request, plan, index, streams, templates)
         attempts = torch.ones(len(index), dtype=torch.float64)
+        mine = list(templates)
         for attempt in range(1, 1 + MAX_REDRAWS if request.screen else 1):
             bad = torch.tensor([fate is not None for fate in check(batch, SCREEN)])
+            if mine:
+                lost = lost_group(request, batch)
+                bad |= lost
+                if attempt >= _SAME_SITES and bool(lost.any()):
+                    plan = self._retold(request, plan, index, lost, mine, streams, attempt)
             if not bool(bad.any()):
                 break
-            theirs = [t for t, again in zip(templates, bad.tolist(), strict=False) if again]
+            theirs = [t for t, again in zip(mine, bad.tolist(), strict=False) if again]
             again = self._sample_one_size(
                 request, plan, index[bad], streams.at_attempt(attempt), theirs
             )
@@ -261,7 +271,31 @@ class FlowGenerator:
             where[bad] = len(index) + torch.arange(len(again))
             batch = concatenate([batch, again]).select(where)
             attempts += bad
-        return batch.with_properties(attempts=attempts)
+        batch = batch.with_properties(attempts=attempts)
+        if not mine:
+            return batch
+        groups = torch.tensor([float(t.space_group) for t in mine], dtype=torch.float64)
+        return batch.with_properties(space_group_requested=groups)
+
+    def _retold(
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        index: Tensor,
+        lost: Tensor,
+        templates: list[Template],
+        streams: Streams,
+        attempt: int,
+    ) -> Plan:
+        """Exchange, in the list, the templates of crystals that lost their group; tell the plan."""
+        rows = torch.nonzero(lost).flatten().tolist()
+        own = streams.select(index[lost]).at_attempt(attempt)
+        others = other_templates(
+            self.template_source(), request, plan, [templates[row] for row in rows], own
+        )
+        for row, template in zip(rows, others, strict=True):
+            templates[row] = template
+        return with_templates(plan, others, index[lost])
 
     def _sample_one_size(
         self,
@@ -277,7 +311,8 @@ class FlowGenerator:
             start, orbits = hard_start(templates, own)
             start, orbits = start.to(self.device), orbits.to(self.device)
         else:
-            start = self._start(request, plan, own)
+            n = int(plan.n_atoms[own.crystal[0]])
+            start = start_of(request, n, own, self.denoiser.scale).to(self.device)
         field = guided(
             self._evaluate,
             plan.base.select(index).to(self.device),
@@ -302,7 +337,7 @@ class FlowGenerator:
         batch = from_dense(crystals, self.denoiser.scale)
         if request.seeds is None or templates:
             return batch
-        return _with_given(batch, request.seeds, start, own)
+        return with_given(batch, request.seeds, start, own)
 
     def _evaluate(self, state: NoisyState, conditions: Conditions) -> Velocity:
         with torch.autocast(
@@ -310,22 +345,14 @@ class FlowGenerator:
         ):
             return self.denoiser(state, conditions, self.adapters)
 
-    def _start(self, request: GenerationRequest, plan: Plan, own: Streams) -> Start:
-        b, n = len(own), int(plan.n_atoms[own.crystal[0]])
-        start = Start.nothing(b, n)
-        if request.formula is not None:
-            unit = [number(s) for s, count in request.formula.items() for _ in range(count)]
-            z = torch.tensor(unit).repeat(n // len(unit)).repeat(b, 1)
-            start = replace(
-                start,
-                clean=replace(start.clean, z=z),
-                free_types=torch.zeros(b, n, dtype=torch.bool),
-            )
-        elif request.seeds is not None:
-            seeds = request.seeds.select(own.crystal % len(request.seeds))
-            ((_, clean),) = to_dense(seeds, self.denoiser.scale).values()
-            start = replace(start, clean=clean, **_free_parts(request, b, n))
-        return start.to(self.device)
+    def _cell_weights(
+        self, request: GenerationRequest
+    ) -> Callable[[Sequence[int]], Sequence[float]] | None:
+        """Return what knows how likely cells hold given numbers of formula units."""
+        if request.formula is None:
+            return None
+        asked = {"space_group": request.space_group, "crystal_system": request.crystal_system}
+        return partial(self.template_source().cell_weights, request.formula, **asked)
 
     def template_source(self) -> TemplateSource:
         """Return what draws templates for hard symmetry: the shipped model, loaded once.
@@ -338,38 +365,3 @@ class FlowGenerator:
 
             self._templates = WyckoffModel.load()
         return self._templates
-
-
-def _free_parts(request: GenerationRequest, b: int, n: int) -> dict[str, Any]:
-    """Return which parts of given crystals are free, and the time to begin at."""
-    if request.decorate:
-        return {
-            "free_sites": torch.zeros(b, n, dtype=torch.bool),
-            "free_lattice": torch.zeros(b, dtype=torch.bool),
-        }
-    if request.free_atoms is None:
-        return {
-            "free_types": torch.full((b, n), not request.keep_elements),
-            "time": 1.0 - request.strength,
-        }
-    types = request.free_atoms if request.free_types is None else request.free_types
-    return {
-        "free_types": types.bool().repeat(b, 1),
-        "free_sites": request.free_atoms.bool().repeat(b, 1),
-        "free_lattice": torch.full((b,), request.free_lattice),
-    }
-
-
-def _with_given(
-    batch: CrystalBatch, seeds: CrystalBatch, start: Start, own: Streams
-) -> CrystalBatch:
-    """Return the crystals with what was fixed as it was given, in its orientation and precision."""
-    given = seeds.select(own.crystal % len(seeds)).to("cpu", torch.float64)
-    free_lattice, free_sites = start.free_lattice.cpu(), start.free_sites.cpu()
-    return replace(
-        batch,
-        lattice=torch.where(free_lattice[:, None, None], batch.lattice, given.lattice),
-        frac_coords=torch.where(
-            free_sites.reshape(-1, 1), batch.frac_coords, wrap(given.frac_coords)
-        ),
-    )

@@ -1,5 +1,6 @@
 """From a request to the list of crystals to make: size, symmetry, composition, start of each."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -69,7 +70,13 @@ class Plan:
         return bool(self.parts)
 
 
-def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator | Streams) -> Plan:
+def make_plan(
+    request: GenerationRequest,
+    trained: Trained,
+    rng: torch.Generator | Streams,
+    *,
+    cell_weights: Callable[[Sequence[int]], Sequence[float]] | None = None,
+) -> Plan:
     """Draw what the request leaves open from the training distribution.
 
     Each crystal draws from a stream of its own, so the first rows of a longer plan are those of a
@@ -79,6 +86,8 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
         request: What is asked for.
         trained: What the network has seen.
         rng: Source of randomness, or a stream for each crystal.
+        cell_weights: How likely cells hold given numbers of formula units; without, as often as
+            cells of that size occur in training.
 
     Raises:
         InputError: If the request cannot be met, with what could.
@@ -93,7 +102,7 @@ def make_plan(request: GenerationRequest, trained: Trained, rng: torch.Generator
         n_atoms = request.seeds.n_atoms[streams.crystal % len(request.seeds)]
         drawn = torch.zeros(n, dtype=torch.int64)
     elif request.formula is not None:
-        n_atoms = _formula_sizes(request, trained, streams)
+        n_atoms = _formula_sizes(request, trained, streams, cell_weights)
         drawn = torch.zeros(n, dtype=torch.int64)
     else:
         n_atoms, drawn = _shapes(request, trained, system, u[:, 0])
@@ -327,9 +336,12 @@ def _multiples(request: GenerationRequest, trained: Trained) -> list[int]:
 
 
 def _formula_sizes(
-    request: GenerationRequest, trained: Trained, streams: Streams
+    request: GenerationRequest,
+    trained: Trained,
+    streams: Streams,
+    cell_weights: Callable[[Sequence[int]], Sequence[float]] | None,
 ) -> Int[Tensor, " n"]:
-    """Split the budget over numbers of formula units, as often as such cells occur.
+    """Split the budget over numbers of formula units, as likely as such cells are.
 
     Steps of the golden ratio around a circle that is cut in these shares: every share is met as
     closely as it can be by any number of crystals, and the first ones never change.
@@ -337,8 +349,11 @@ def _formula_sizes(
     per_unit = sum((request.formula or {}).values())
     options = torch.tensor(_multiples(request, trained))
     sizes, _, counts = trained.shapes.unbind(1)
-    weights = torch.tensor([float(counts[sizes == m * per_unit].sum()) + 1.0 for m in options])
-    total = weights.double().cumsum(0)
+    if cell_weights is None:
+        weights = [float(counts[sizes == m * per_unit].sum()) + 1.0 for m in options]
+    else:
+        weights = cell_weights(options.tolist())
+    total = torch.tensor(weights, dtype=torch.float64).cumsum(0)
     offset = streams.of_run().uniform("plan", 1)[0, 0].double()
     turn = (offset + streams.crystal.double() * _GOLDEN) % 1.0
     return options[torch.searchsorted(total, turn * total[-1], right=True)] * per_unit

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from matmill.crystals import files
+from matmill.crystals import files, symmetry
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.matching import MatchTolerance
 from matmill.errors import InputError
-from matmill.generate.deliver import SYMPREC, record, with_groups
+from matmill.generate.deliver import record, with_groups
 from matmill.generate.protocol import GenerationRequest, Generator
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child
@@ -190,7 +190,7 @@ def write(
         raise InputError(f"{out} exists. Choose another --out, or remove it.")
     files.write(ranked.crystals, out if out.suffix else f"{out}/")
     content = record(generator, request, seed, ranked.seconds, ranked.warnings)
-    content["symmetry"] = {"library": "moyopy", "symprec_angstrom": SYMPREC}
+    content["symmetry"] = {"library": "moyopy", "symprec_angstrom": symmetry.SYMPREC}
     content["structure_prediction"] = {
         "potential": ranked.potential,
         "relaxation": None if relaxation is None else relaxation.model_dump(),

@@ -13,8 +13,6 @@ from matmill.generate.dataset import SizedBatches, TrainingBatch
 from matmill.generate.orbits import Orbits
 from matmill.generate.state import DenseCrystals, LatticeScale, to_dense
 
-SYMPREC = 0.1  # Å; what counts as symmetric in the training data
-
 
 @dataclass(frozen=True, kw_only=True)
 class SymmetricBatch:
@@ -67,8 +65,8 @@ class SymmetricSet:
     """
 
     def __init__(self, batch: CrystalBatch, scale: LatticeScale, *, max_atoms: int) -> None:
-        primitive = symmetry.primitive(batch, symprec=SYMPREC)
-        number = symmetry.find(batch, symprec=SYMPREC)
+        primitive = symmetry.primitive(batch, symprec=symmetry.SYMPREC)
+        number = symmetry.find(batch, symprec=symmetry.SYMPREC)
         usable = number.found & (primitive.n_atoms <= max_atoms)
         primitive, groups = primitive.select(usable), number.number[usable]
         self.groups: dict[int, SymmetricBatch] = {}

@@ -20,7 +20,8 @@ from matmill.predict.calibrate import factor_for
 from matmill.predict.chemistry import families
 from matmill.predict.domain import elements_of, read_domain, shortest_bond
 from matmill.predict.intervals import CalibrationRows, Factors, Kind, plain_factors
-from matmill.predict.networks import chunks, graphs_for, make_network
+from matmill.predict.members import RawOutputs, raw_outputs
+from matmill.predict.networks import graphs_for, make_network
 from matmill.predict.protocol import DEFAULT_COVERAGE, Prediction, empty_prediction
 from matmill.predict.scaling import TargetScale
 from matmill.progress import OnEvent, ignore
@@ -28,29 +29,6 @@ from matmill.training import checkpoint
 from matmill.training.trackers import Tracker
 
 KIND = "matmill predictor"
-_SUREST = 0.998  # of classes learned as -1 and 1: no probability beyond 0.001 and 0.999
-
-
-@dataclass(frozen=True, eq=False)
-class RawOutputs:
-    """What the members say on the learned scale.
-
-    Attributes:
-        mean: Mean over the members, ``(n_crystals, n_targets)``.
-        std: Uncalibrated: spread of the members and the noise that they expect, same shape; of
-            classes what their probability leaves open.
-        features: Learned features on the principal axes of training, ``(n_crystals, n_axes)``.
-        distance: How far these lie from the training set's, ``(n_crystals,)``.
-        members: Mean of each member, ``(n_members, n_crystals, n_targets)``.
-        member_stds: Uncalibrated deviation that each member alone expects, same shape.
-    """
-
-    mean: Float[Tensor, "n_crystals n_targets"]
-    std: Float[Tensor, "n_crystals n_targets"]
-    features: Float[Tensor, "n_crystals n_axes"]
-    distance: Float[Tensor, " n_crystals"]
-    members: Float[Tensor, "n_members n_crystals n_targets"]
-    member_stds: Float[Tensor, "n_members n_crystals n_targets"]
 
 
 class EnsembleModel:
@@ -94,48 +72,10 @@ class EnsembleModel:
         """Return the graphs that the networks read."""
         return graphs_for(self.card, batch)
 
-    @torch.no_grad()
     def raw(self, graph: Graph) -> RawOutputs:
         """Return what the members say about graphs, in chunks of bounded size."""
-        parts = [self._raw_chunk(chunk.to(self.device)) for chunk in chunks(graph)]
-        return RawOutputs(
-            mean=torch.cat([part.mean for part in parts]).cpu(),
-            std=torch.cat([part.std for part in parts]).cpu(),
-            features=torch.cat([part.features for part in parts]).cpu(),
-            distance=torch.cat([part.distance for part in parts]).cpu(),
-            members=torch.cat([part.members for part in parts], dim=1).cpu(),
-            member_stds=torch.cat([part.member_stds for part in parts], dim=1).cpu(),
-        )
-
-    def _raw_chunk(self, graph: Graph) -> RawOutputs:
-        means, noises = [], []
-        features = self.members[0].embedding(graph)  # pyright: ignore[reportCallIssue]
-        for place, member in enumerate(self.members):
-            own = member.embedding(graph) if place else features  # pyright: ignore[reportCallIssue]
-            means.append(member.out(own).double())  # pyright: ignore[reportCallIssue]
-            noises.append(member.noise(own).double())  # pyright: ignore[reportCallIssue]
-        is_class = torch.tensor([scale.is_class for scale in self.scales]).to(features.device)
-        stacked = torch.stack(means)
-        # Of classes the output is the log of the odds. A factor, not a clamp: it keeps the order.
-        stacked = torch.where(is_class, _SUREST * torch.tanh(0.5 * stacked), stacked)
-        # The noise head gives the log of a mean absolute error b of a Laplace law: variance 2 b².
-        noise = 2.0 * torch.exp(2.0 * torch.stack(noises).clamp(-8.0, 4.0))
-        variance = noise.mean(0) + (stacked.var(0) if len(means) > 1 else 0.0)
-        # Classes are learned as -1 and 1, where p (1 - p) is a quarter of this.
-        variance = torch.where(is_class, 1.0 - stacked.mean(0).square(), variance)
-        noise = torch.where(is_class, 1.0 - stacked.square(), noise)
-        distance = torch.zeros(len(graph), dtype=torch.float64, device=noise.device)
-        if self.domain:
-            features = self.domain.project(features)
-            distance = self.domain.distance_of_projected(features)
-        return RawOutputs(
-            mean=stacked.mean(0),
-            std=variance.sqrt(),
-            features=features,
-            distance=distance,
-            members=stacked,
-            member_stds=noise.sqrt(),
-        )
+        is_class = [scale.is_class for scale in self.scales]
+        return raw_outputs(self.members, self.domain, graph, is_class)
 
     def judge(
         self, graph: Graph, distance: Float[Tensor, " n_crystals"]

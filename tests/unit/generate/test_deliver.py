@@ -7,8 +7,9 @@ import torch
 
 from matmill.crystals import symmetry
 from matmill.crystals.files import read
+from matmill.crystals.symmetry import SYMPREC
 from matmill.errors import InputError
-from matmill.generate.deliver import FOUND, REQUESTED, SYMPREC, generate
+from matmill.generate.deliver import FOUND, REQUESTED, generate
 from matmill.generate.protocol import GenerationRequest
 
 

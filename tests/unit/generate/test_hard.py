@@ -96,3 +96,56 @@ def test_an_untrained_mode_is_announced(generator):
 
 def symbols(batch, crystal: int) -> list[int]:
     return batch.atomic_numbers[batch.crystal_index == crystal].tolist()
+
+
+@pytest.fixture
+def slides(monkeypatch):
+    """Let crystals slide into a higher group as often as told; note how often that was asked."""
+    from matmill.generate import flow
+
+    def set_up(times: int) -> list[int]:
+        asked: list[int] = []
+
+        def lost(request, batch):  # noqa: ARG001
+            asked.append(len(batch))
+            return torch.full((len(batch),), len(asked) <= times)
+
+        monkeypatch.setattr(flow, "lost_group", lost)
+        return asked
+
+    return set_up
+
+
+def test_a_crystal_that_lost_its_group_is_drawn_again(generator, slides):
+    slides(1)
+    request = GenerationRequest(
+        n=2, symmetry="hard", n_steps=4, n_atoms=(2, 2), space_group=225, elements=("Na", "Cl")
+    )
+    made = generator.sample(request, rng())
+    assert (made.properties["attempts"] >= 2).all()
+    assert set(made.properties["space_group_requested"].tolist()) == {225.0}
+
+
+def test_after_two_losses_another_template_of_the_same_size_is_taken(generator, slides):
+    slides(3)
+    wish = {"formula": {"Ti": 1, "O": 2}, "n_atoms": (6, 6), "crystal_system": "tetragonal"}
+    request = GenerationRequest(n=1, symmetry="hard", n_steps=4, **wish)
+    made = generator.sample(request, rng())
+    assert made.formula == ("TiO2",)
+    assert made.n_atoms.tolist() == [6]
+    assert int(made.properties["attempts"][0]) >= 4
+    options = generator.template_source().propose(
+        {"Ti": 2, "O": 4}, 20, crystal_system="tetragonal", energy_above_hull=0.0
+    )
+    group = int(made.properties["space_group_requested"][0])
+    assert group in {t.space_group for t, _ in options[1:]}  # the first one was given up
+
+
+def test_which_crystals_have_lost_their_group(crystals):
+    from matmill.generate.hard import lost_group
+
+    rock_salt, zinc_blende, rutile = 0, 2, 5
+    some = crystals.select([rock_salt, zinc_blende, rutile])
+    assert lost_group(hard(3, space_group=225), some).tolist() == [False, True, True]
+    assert lost_group(hard(3, crystal_system="cubic"), some).tolist() == [False, False, True]
+    assert not lost_group(hard(3), some).any()

@@ -119,3 +119,16 @@ def test_a_range_beyond_the_trained_cells_is_cut_with_a_word():
 def test_contradictions_are_refused_at_once(wishes, message):
     with pytest.raises(InputError, match=message):
         GenerationRequest(n=1, **wishes)
+
+
+def test_the_budget_of_a_formula_follows_the_weights_of_cells():
+    def weights(multiples):
+        assert list(multiples) == [1, 2, 3, 4]
+        return [0.0, 3.0, 0.0, 1.0]
+
+    request = GenerationRequest(n=40, formula={"Ga": 1, "N": 1})
+    rng = torch.Generator().manual_seed(0)
+    made = make_plan(request, TRAINED, rng, cell_weights=weights)
+    counts = torch.bincount(made.n_atoms, minlength=9)
+    assert counts[[2, 6]].sum() == 0
+    assert abs(int(counts[4]) - 30) <= 1

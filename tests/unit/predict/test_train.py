@@ -366,5 +366,5 @@ def test_how_an_ensemble_calibrates_depends_on_rows_and_on_what_was_asked():
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong):
-    with pytest.raises(ValueError, match="calibration='folds'|not both"):
+    with pytest.raises(ValueError, match=r"calibration='folds'|not both"):
         TrainSettings(**wrong)

@@ -133,16 +133,10 @@ class TemplateMemory(nn.Module):
             groups: Which space groups are permitted; all if None.
         """
         order, counts = slot_order(atoms)
-        shelf = self.shelves.get(counts)
-        if shelf is None:
+        scores = self._scores(order, counts, groups)
+        if not torch.isfinite(scores).any():
             return []
-        exchanges = exchanges_of(counts)
-        asked = torch.tensor([[order[s] for s in exchange] for exchange in exchanges])
-        scores = self.similarity(asked, shelf.elements, shelf.hull, torch.tensor(counts))
-        if groups is not None:
-            scores = scores.masked_fill(~groups[self.groups[shelf.skeletons]], -torch.inf)
-            if not torch.isfinite(scores).any():
-                return []
+        shelf, exchanges = self.shelves[counts], exchanges_of(counts)
         shares = scores.flatten().softmax(0)
         top = shares.topk(min(_CONSIDERED, len(shares)))
         total: dict[Skeleton, float] = defaultdict(float)
@@ -154,6 +148,31 @@ class TemplateMemory(nn.Module):
         whole = sum(total.values())
         ranked = sorted(total.items(), key=lambda item: -item[1])
         return [(canonical(_template(found, order)), share / whole) for found, share in ranked]
+
+    @torch.inference_mode()
+    def support(self, atoms: dict[int, int], groups: Bool[Tensor, " 231"] | None = None) -> float:
+        """Return how much is known that is like a composition: similar entries of its counts.
+
+        A sum over entries of the exponential of their score, so that of one formula in cells of
+        several sizes the size with the most and nearest known crystals has the largest number.
+        Arguments as in `recall`.
+        """
+        order, counts = slot_order(atoms)
+        return float(self._scores(order, counts, groups).amax(0).exp().sum())
+
+    def _scores(
+        self, order: Sequence[int], counts: tuple[int, ...], groups: Tensor | None
+    ) -> Float[Tensor, "exchanges n"]:
+        """Return the score of each entry for each exchange, -inf in groups not permitted."""
+        exchanges = exchanges_of(counts)
+        shelf = self.shelves.get(counts)
+        if shelf is None:
+            return torch.full((len(exchanges), 1), -torch.inf)
+        asked = torch.tensor([[order[s] for s in exchange] for exchange in exchanges])
+        scores = self.similarity(asked, shelf.elements, shelf.hull, torch.tensor(counts))
+        if groups is None:
+            return scores
+        return scores.masked_fill(~groups[self.groups[shelf.skeletons]], -torch.inf)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all that `from_tensors` needs."""

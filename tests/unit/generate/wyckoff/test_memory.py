@@ -83,3 +83,16 @@ def test_the_similarity_learns_which_elements_go_together():
     rest = TemplateMemory.of(templates[:-1], torch.zeros(len(templates) - 1))
     rest.similarity = memory.similarity
     assert rest.recall({55: 1, 53: 1})[0][0].space_group == 221
+
+
+def test_support_is_for_what_is_known_and_grows_with_likeness(known):
+    memory = TemplateMemory.of(known, torch.zeros(len(known)))
+    own, like, unlike = ({11: 1, 17: 1}, {19: 1, 17: 1}, {74: 1, 78: 1})
+    assert memory.support(own) > memory.support(like) > memory.support(unlike) > 0.0
+    assert memory.support({11: 7, 17: 7}) == 0.0  # no entry has seven and seven
+    cubic = torch.zeros(231, dtype=torch.bool)
+    cubic[221] = True
+    assert memory.support(own, cubic) == 0.0
+    twice = TemplateMemory.of([*known, *known], torch.zeros(2 * len(known)))
+    twice.similarity.load_state_dict(memory.similarity.state_dict())
+    assert abs(twice.support(own) / memory.support(own) - 2.0) < 1e-5

@@ -135,3 +135,35 @@ def test_weights_travel_as_plain_tensors(untrained, tmp_path):
     checkpoint.save(tmp_path / "other", {"w": torch.zeros(1)}, {"kind": "flow"})
     with pytest.raises(DataError, match="no Wyckoff model"):
         WyckoffModel.load(tmp_path / "other")
+
+
+def test_cells_of_known_sizes_weigh_more(untrained):
+    # Of ZnS two units are known (wurtzite), of three none.
+    one, two, three = untrained.cell_weights({"Zn": 1, "S": 1}, [1, 2, 3])
+    assert two > three
+    assert three == pytest.approx(0.01)
+    assert one > three  # rock salt has one unit and two elements
+    hexagonal = untrained.cell_weights({"Zn": 1, "S": 1}, [1, 2, 3], crystal_system="hexagonal")
+    assert hexagonal[0] == hexagonal[2] == pytest.approx(0.01)
+    assert hexagonal[1] == pytest.approx(two)
+
+
+def test_the_shipped_model_knows_that_nitrides_come_in_pairs():
+    one, two, three = WyckoffModel.load().cell_weights({"Ga": 1, "N": 1}, [1, 2, 3])
+    assert min(one, two) > 10 * three
+
+
+def test_compositions_are_drawn_on_the_hull_only_when_that_is_asked(untrained, monkeypatch):
+    from matmill.generate.wyckoff import sampler
+
+    told, original = [], sampler.draw_compositions
+
+    def noting(network, request, uniform, *, temperature):
+        told.append(request.hull)
+        return original(network, request, uniform, temperature=temperature)
+
+    monkeypatch.setattr(sampler, "draw_compositions", noting)
+    untrained.sample(2, rng(0))
+    untrained.sample(2, rng(0), energy_above_hull=0.02)
+    assert told[0] != told[0]  # not a number: left open
+    assert told[1] == 0.02
