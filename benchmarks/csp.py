@@ -79,12 +79,16 @@ def choose_rows(crystals, n, seed):
     return crystals.select(chosen)
 
 
-def predict(generator, true, folder, arguments, k):
-    """Return one sample for each crystal of ``true``: round ``k``."""
-    chunk = 200
+def predict(generator, true, folder, arguments):
+    """Return the samples, a batch for each round: one sample for each crystal of ``true``.
+
+    All samples of a composition are asked for at once, so that they share its templates.
+    """
+    k = arguments.samples
+    crystals = max(1, 2000 // k)  # of a piece
 
     def request(piece, m):
-        seeds = true.select(torch.arange(piece * chunk, piece * chunk + m))
+        seeds = true.select(torch.arange(piece * crystals, piece * crystals + m // k))
         # Strength 1 forgets everything about a seed but its elements and how many there are.
         wish = {"symmetry": "hard"} if arguments.symmetry == "hard" else {}
         return GenerationRequest(
@@ -97,8 +101,15 @@ def predict(generator, true, folder, arguments, k):
             **wish,
         )
 
-    name = f"csp-{arguments.part}-{len(true)}-{k:02d}"
-    return sampled(generator, request, len(true), folder, name, seed=arguments.seed, chunk=chunk)
+    name = f"csp-{arguments.part}-{len(true)}-{k}"
+    n = k * len(true)
+    made = sampled(generator, request, n, folder, name, seed=arguments.seed, chunk=k * crystals)
+    # Seeds are used in turn: within a piece, round after round.
+    row = torch.arange(len(true))
+    piece, place = row // crystals, row % crystals
+    size = torch.minimum(torch.tensor(crystals), len(true) - piece * crystals)
+    start = piece * crystals * k + place
+    return [made.select(start + turn * size) for turn in range(k)]
 
 
 class SoftWhereItMust:
@@ -114,15 +125,26 @@ class SoftWhereItMust:
         except InputError:
             if request.symmetry == "soft":
                 raise
-        if request.n == 1:
-            self.n_soft += 1
+        n_seeds = len(request.seeds)
+        turns = request.n // n_seeds
+        if n_seeds == 1:
+            self.n_soft += turns
             return self.generator.sample(replace(request, symmetry="soft"), rng)
-        middle = request.n // 2
-        parts = []
-        for rows in (torch.arange(middle), torch.arange(middle, request.n)):
-            part = replace(request, n=len(rows), seeds=request.seeds.select(rows))
-            parts.append(self.sample(part, rng))
-        return concatenate(parts)
+        middle = n_seeds // 2
+        halves = torch.arange(n_seeds).split([middle, n_seeds - middle])
+        parts = [
+            self.sample(
+                replace(request, n=turns * len(rows), seeds=request.seeds.select(rows)), rng
+            )
+            for rows in halves
+        ]
+        # Each half goes round after round; so must the whole.
+        order = [
+            start + turn * len(rows) + torch.arange(len(rows))
+            for turn in range(turns)
+            for start, rows in zip((0, len(parts[0])), halves, strict=True)
+        ]
+        return concatenate(parts).select(torch.cat(order))
 
 
 def rate(rms, rows=None):
@@ -234,7 +256,7 @@ def main():
     settings = f"{arguments.steps}-{mode}-{arguments.seed}"
     hull = "" if not arguments.no_hull else "-any"
     folder = arguments.work / f"{generator.hash[:10]}-{settings}{hull}"
-    rounds = [predict(sampler, true, folder, arguments, k) for k in range(arguments.samples)]
+    rounds = predict(sampler, true, folder, arguments)
     counts = sorted({k for k in (1, 5, arguments.samples) if k <= arguments.samples})
     tables, own = scored(rounds, true, unseen, counts)
     report = {

@@ -73,7 +73,7 @@ def keep(tensors, file):
     partial.replace(file)
 
 
-def sampled(generator, request_of, n, folder, name, *, seed, chunk=250, stream=None, say=True):
+def sampled(generator, request_of, n, folder, name, *, seed, chunk=2500, stream=None, say=True):
     """Return ``n`` samples, made and kept in pieces.
 
     ``request_of(k, m)`` asks for the m crystals of piece k. Sets that share a ``stream`` start from
