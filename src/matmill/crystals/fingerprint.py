@@ -37,6 +37,18 @@ class PointwiseDistances:
     def __len__(self) -> int:
         return len(self.n_rows)
 
+    def select(self, crystals: slice) -> "PointwiseDistances":
+        """Return these crystals, a run without gaps."""
+        start, stop, step = crystals.indices(len(self))
+        if step != 1:
+            raise InputError(f"A run of crystals goes in steps of 1, not {step}.")
+        first, last = int(self.n_rows[:start].sum()), int(self.n_rows[:stop].sum())
+        return PointwiseDistances(
+            rows=self.rows[first:last],
+            counts=self.counts[first:last],
+            n_rows=self.n_rows[start:stop],
+        )
+
     def of(self, crystal: int) -> tuple[Float[Tensor, " n_rows"], Float[Tensor, "n_rows k"]]:
         """Return the weights, which add up to 1, and the rows of one crystal."""
         stop = int(self.n_rows[: crystal + 1].sum())
