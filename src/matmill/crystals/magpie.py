@@ -21,6 +21,8 @@ from matmill.crystals.elements import SYMBOLS, number
 N_MAGPIE = 132
 """22 properties, six statistics each."""
 
+_ROWS_AT_ONCE = 500  # 10 MB for each statistic
+
 
 def magpie_vectors(amounts: Tensor) -> Float[Tensor, "n 132"]:
     """Return least, largest, range, mean, mean deviation and mode of each property.
@@ -35,7 +37,11 @@ def magpie_vectors(amounts: Tensor) -> Float[Tensor, "n 132"]:
         float64, property by property, in the units of the table; NaN rows where the composition is
         empty or has an element that the table lacks.
     """
-    amounts = amounts.double()
+    parts = [_vectors(part) for part in amounts.double().split(_ROWS_AT_ONCE)]
+    return torch.cat(parts) if parts else torch.zeros(0, N_MAGPIE, dtype=torch.float64)
+
+
+def _vectors(amounts: Float[Tensor, "n 119"]) -> Float[Tensor, "n 132"]:
     share = amounts / amounts.sum(1, keepdim=True)
     values = _table().to(amounts.device)
     known = torch.isfinite(values).all(1)

@@ -138,7 +138,7 @@ class KnownPrints:
             formulas=formulas,
         )
 
-    def nearest(self, batch: CrystalBatch, n: int = 1) -> tuple[Tensor, Tensor]:
+    def query(self, batch: CrystalBatch, n: int = 1) -> tuple[Tensor, Tensor]:
         """Return the known crystals that are nearest in geometry, whatever the elements.
 
         Args:

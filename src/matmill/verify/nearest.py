@@ -14,7 +14,7 @@ import numpy as np
 from matmill.errors import InputError
 
 if TYPE_CHECKING:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
 N_TREE_COLUMNS = 16
 """Columns in the tree; neighbouring average distances say nearly the same."""
@@ -51,11 +51,11 @@ class ChebyshevIndex:
         return np.unique(np.round(spaced).astype(int))
 
     @cached_property
-    def tree(self) -> "cKDTree":
+    def tree(self) -> "KDTree":
         """The tree over some columns."""
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
-        return cKDTree(self.vectors[:, self.columns].astype(np.float64), balanced_tree=False)
+        return KDTree(self.vectors[:, self.columns].astype(np.float64), balanced_tree=False)
 
     def query(self, wanted: np.ndarray, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return the n nearest references of each vector.
@@ -90,15 +90,16 @@ class ChebyshevIndex:
         n = distances.shape[1]
         n_first = min(len(self), 2 * n + 8)
         seen = wanted[:, self.columns].astype(np.float64)
-        _, proposed = self.tree.query(seen, k=list(range(1, n_first + 1)), p=np.inf)
+        _, found = self.tree.query(seen, k=n_first, p=np.inf)
+        proposed = np.reshape(found, (len(seen), n_first))  # flat for one neighbour
         exact = wanted.astype(np.float64)
         full = np.abs(self.vectors[proposed] - exact[:, None]).max(2)
         reach = np.sort(full, axis=1)[:, min(n, n_first) - 1] * (1 + _SLACK)
         # Whatever is nearer in full is nearer in the tree.
         balls = self.tree.query_ball_point(seen, reach, p=np.inf)
         for i, near in enumerate(balls):
-            found, at = self._measure(exact[i], near, n)
-            distances[i, : len(found)], rows[i, : len(found)] = found, at
+            nearest, at = self._measure(exact[i], near, n)
+            distances[i, : len(at)], rows[i, : len(at)] = nearest, at
 
     def _measure(
         self, wanted: np.ndarray, near: Sequence[int], n: int

@@ -155,6 +155,25 @@ def test_it_is_a_metric_and_never_below_the_average(three):
     assert float(found[0, 2]) <= float(found[0, 1] + found[1, 2]) + 1e-9
 
 
+@settings(max_examples=30)
+@given(crystals(min_distance=0.5), st.floats(0.0, 0.3), st.integers(0, 2**31))
+def test_moving_atoms_moves_it_by_twice_as_much_at_most(crystal, step, seed):
+    """The bound of Widdowson and Kurlin: continuous, however symmetry breaks."""
+    rng = torch.Generator().manual_seed(seed)
+    moves = torch.randn(crystal.frac_coords.shape, generator=rng, dtype=torch.float64)
+    moves = step * moves / moves.norm(dim=1, keepdim=True).clamp_min(1.0)
+    inverse = torch.linalg.inv(crystal.lattice)[crystal.crystal_index]
+    other = CrystalBatch(
+        lattice=crystal.lattice,
+        frac_coords=wrap(crystal.frac_coords + torch.einsum("ai,aij->aj", moves, inverse)),
+        atomic_numbers=crystal.atomic_numbers,
+        n_atoms=crystal.n_atoms,
+    )
+    both = (pdd(one, 20, tolerance=0.0) for one in (crystal, other))
+    farthest = float(moves.norm(dim=1).max())
+    assert float(pdd_distances(*both)) <= 2 * farthest + 1e-9
+
+
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 

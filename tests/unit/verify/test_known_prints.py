@@ -59,7 +59,7 @@ def test_a_known_crystal_is_not_new_in_any_cell(many, known, kind):
 
 
 def test_the_nearest_are_in_order(many, known):
-    distance, rows = known.nearest(many.select([3, 50]), 4)
+    distance, rows = known.query(many.select([3, 50]), 4)
     assert [names_of(known, row)[0] for row in rows.tolist()] == [many.ids[3], many.ids[50]]
     assert float(distance[:, 0].max()) < 1e-5
     assert bool((distance.diff(dim=1) >= 0).all())
@@ -95,7 +95,7 @@ def test_crystals_without_fingerprints():
     for kind in KINDS:
         found = known.novelty(batch, kind)
         assert torch.isnan(found).tolist() == [True] + [False] * 9
-    distance, rows = known.nearest(batch, 12)
+    distance, rows = known.query(batch, 12)
     assert bool(torch.isnan(distance[0]).all())
     assert rows[0].tolist() == [-1] * 12
     assert bool(torch.isinf(distance[1:, 9:]).all())
