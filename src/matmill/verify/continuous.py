@@ -20,9 +20,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from matmill.crystals.batch import CrystalBatch
 from matmill.errors import InputError
-from matmill.verify.distances import Embedding, distances
-from matmill.verify.metrics import Metric, share
+from matmill.verify.distances import Embedding, distances, embed
+from matmill.verify.known_prints import KnownPrints
+from matmill.verify.metrics import Metric, metastable_share, share
 
 UNSTABLE_EV_PER_ATOM = 0.4289
 """Distance to the hull at which the continuous stability reaches 0: the published 99.9th percentile
@@ -200,3 +202,43 @@ def vsun(
     scores = vsun_scores(validity, stability, uniqueness, novelty, weights=weights, how=how)
     shown = "/".join(f"{weight:g}" for weight in weights)
     return score_metric(f"VSUN ({how}, weights {shown})", scores)
+
+
+def vsun_sheet(
+    batch: CrystalBatch,
+    known: KnownPrints,
+    *,
+    validity: Bool[Tensor, " n_crystals"],
+    above_hull: Float[Tensor, " n_crystals"],
+    kind: str = "elmd+amd",
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    stable_ev_per_atom: float = 0.1,
+) -> list[Metric]:
+    """Return validity, stability, uniqueness, novelty and VSUN, continuous and by yes and no.
+
+    Args:
+        batch: The crystals.
+        known: Fingerprints of the crystals that are not new.
+        validity: Which are valid, by whatever rules the protocol names.
+        above_hull: Energies above the hull, eV/atom; NaN counts as unstable.
+        kind: ``"amd"``, ``"elmd"`` or ``"elmd+amd"``.
+        weights: Of the four, as in `vsun_scores`.
+        stable_ev_per_atom: Largest distance to the hull that counts as stable by yes and no.
+    """
+    embedding = embed(batch, kind, k=known.amd.shape[1])
+    unique, novelty = uniqueness_scores(embedding), known.novelty(batch, kind)
+    stability = stability_scores(above_hull)
+    first = first_of_group(embedding)
+    is_stable = above_hull <= stable_ev_per_atom
+    is_new = novelty > SAME
+    return [
+        share("validity", validity),
+        score_metric("stability, continuous", stability),
+        score_metric(f"uniqueness, continuous ({kind})", unique),
+        score_metric(f"novelty, continuous ({kind})", novelty),
+        vsun(validity, stability, unique, novelty, weights=weights),
+        metastable_share(above_hull, stable_ev_per_atom),
+        share(f"uniqueness ({kind})", first),
+        share(f"novelty ({kind})", is_new),
+        share(f"VSUN@{stable_ev_per_atom:g} ({kind})", validity & is_stable & first & is_new),
+    ]

@@ -22,6 +22,7 @@ from matmill.crystals.composition import element_counts
 from matmill.crystals.element_mover import composition_vectors
 from matmill.crystals.elements import MAX_NUMBER
 from matmill.crystals.fingerprint import PointwiseDistances, amd, pdd
+from matmill.crystals.lattice import shortest_vector
 from matmill.crystals.magpie import magpie_vectors
 from matmill.crystals.matching import Matcher
 from matmill.crystals.prototype import prototype_labels
@@ -48,7 +49,10 @@ WYCKOFF_SYMPREC = 0.01
 """Å; the published tolerance of the Wyckoff distance (there of spglib, here of moyopy)."""
 
 LONGEST_A = 500.0
-"""Å; cells with a longer vector are not searched for neighbours: flat ones would take for ever."""
+"""Å; a cell with a longer vector is not embedded: it is no crystal, and may be all but flat."""
+
+SHORTEST_A = 0.1
+"""Å; an atom nearer to its own image has thousands of images to search and is no crystal either."""
 
 Part = Tensor | PointwiseDistances | tuple[str, ...] | Matcher
 
@@ -179,8 +183,9 @@ def _embeddable(batch: CrystalBatch) -> Bool[Tensor, " n_crystals"]:
     """Return which crystals are finite, have a cell of a sane size, and name every atom."""
     strange = (batch.atomic_numbers < 1) | (batch.atomic_numbers > MAX_NUMBER)
     n_strange = torch.zeros(len(batch)).index_add(0, batch.crystal_index, strange.float())
-    short = (batch.lattice.norm(dim=-1) <= LONGEST_A).all(1)
-    return readable(batch) & short & (n_strange == 0)
+    ok = readable(batch) & (n_strange == 0) & (batch.lattice.norm(dim=-1) <= LONGEST_A).all(1)
+    ok[ok.clone()] = shortest_vector(batch.lattice[ok].double()) >= SHORTEST_A
+    return ok
 
 
 def _between(a: Embedding, b: Embedding, rows: slice) -> Float[Tensor, "n m"]:

@@ -21,8 +21,10 @@ from matmill.verify.continuous import (
     uniqueness_scores,
     vsun,
     vsun_scores,
+    vsun_sheet,
 )
 from matmill.verify.distances import KINDS, Embedding, embed, pairwise
+from matmill.verify.known_prints import KnownPrints
 
 BROKEN = CrystalBatch.from_lists([np.full((3, 3), np.nan)], [[[0, 0, 0]]], [[11]])
 SCALED = ("amd", "pdd", "elmd", "magpie", "elmd+amd")
@@ -162,3 +164,24 @@ def test_bad_scores_and_no_crystals():
     assert np.isnan(continuous_uniqueness(empty).value)
     assert binary_uniqueness(empty).denominator == 0
     assert vsun(*[torch.zeros(0)] * 4).denominator == 0
+
+
+def test_the_sheet_agrees_with_its_parts():
+    rng = torch.Generator().manual_seed(4)
+    new = perturbed(prototypes(), step=0.2, strain=0.05, rng=rng)
+    batch = concatenate([prototypes().select([0, 0]), new, BROKEN])
+    known = KnownPrints.build(prototypes(), name="prototypes", k=30)
+    above = torch.tensor([0.0, 0.0, *[0.02 * i for i in range(9)], 0.0], dtype=torch.float64)
+    valid = torch.ones(12, dtype=torch.bool)
+    found = {m.name: m for m in vsun_sheet(batch, known, validity=valid, above_hull=above)}
+    assert {m.denominator for m in found.values()} == {12}
+    # Two copies of a known crystal, nine new ones of which those to 0.1 eV/atom count, one broken.
+    assert found["uniqueness (elmd+amd)"].numerator == 10
+    assert found["novelty (elmd+amd)"].numerator == 9
+    assert found["VSUN@0.1 (elmd+amd)"].numerator == 6
+    embedding = embed(batch, "elmd+amd", k=30)
+    novelty = known.novelty(batch)
+    by_hand = stability_scores(above) * uniqueness_scores(embedding) * novelty
+    expected = float(by_hand.nan_to_num(nan=0.0).sum()) / 12
+    assert found["VSUN (product, weights 1/1/1/1)"].value == pytest.approx(expected)
+    assert 0 < expected < 1

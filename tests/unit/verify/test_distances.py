@@ -118,6 +118,17 @@ def test_what_cannot_be_embedded_has_no_distance():
         assert float(found[0, 5]) < 1e-9
 
 
+def test_cells_that_would_be_searched_for_ever_are_left_out():
+    """Flat as a sheet, long as a thread, and a cell that is only skewed, which is fine."""
+    sheet = np.diag([400.0, 400.0, 1e-5])
+    thread = np.diag([2.0, 2.0, 600.0])
+    skewed = np.array([[4.0, 0, 0], [80.0, 4.0, 0], [0, 0, 4.0]])
+    batch = CrystalBatch.from_lists([sheet, thread, skewed], [[[0, 0, 0]]] * 3, [[26]] * 3)
+    assert embed(batch, "amd", k=10).ok.tolist() == [False, False, True]
+    cube = CrystalBatch.from_lists([4.0 * np.eye(3)], [[[0, 0, 0]]], [[26]])
+    assert float(pairwise(batch.select([2]), cube, kind="pdd", k=30)) < 1e-9
+
+
 def test_no_crystals_and_unknown_names():
     empty = CrystalBatch.empty()
     for kind in KINDS:

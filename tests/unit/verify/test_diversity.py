@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.errors import InputError
 from matmill.verify.diversity import (
+    PLACES,
     diversity,
     element_diversity,
     fingerprint_diversity,
@@ -32,8 +33,13 @@ def test_copies_are_one_crystal_and_strangers_are_many():
     assert vendi_score(torch.ones(5, 5)) == pytest.approx(1.0)
     assert vendi_score(torch.eye(5)) == pytest.approx(5.0)
     assert fingerprint_diversity(concatenate([salt] * 5), rng()).value == pytest.approx(1.0)
-    # Nine prototypes of nine formulas, two of them elements of group 14 in one structure.
-    assert 8.5 < fingerprint_diversity(prototypes(), rng()).value <= 9.0
+    # Nine prototypes of nine formulas: all different on a fine scale, less so on a coarse one.
+    fine, coarse = (
+        vendi_score(fingerprint_kernel(prototypes(), places=p, angstrom=a))
+        for p, a in ((0.1, 0.01), (50.0, 5.0))
+    )
+    assert fine == pytest.approx(9.0, abs=1e-3)
+    assert 1.0 < coarse < fingerprint_diversity(prototypes(), rng()).value < fine
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
@@ -69,7 +75,7 @@ def test_the_kernel_is_positive_and_ranks_as_it_should():
         n_atoms=salt.n_atoms,
     )
     pair = fingerprint_kernel(concatenate([salt, potash]), k=30)
-    assert float(pair[0, 1]) == pytest.approx(math.exp(-0.5 / 2.0))
+    assert float(pair[0, 1]) == pytest.approx(math.exp(-0.5 / PLACES))
 
 
 def test_elements_count_by_their_share():
