@@ -17,13 +17,15 @@ import moyopy
 import numpy as np
 import torch
 
+from matmill.crystals.wyckoff_letters import ASSET
 from matmill.generate.wyckoff.derive import wyckoff_pieces
 from matmill.generate.wyckoff.normaliser import position_permutations
-from matmill.generate.wyckoff.positions import ASSET, operations
+from matmill.generate.wyckoff.positions import operations
 from matmill.randomness import child
 from matmill.training.checkpoint import write_atomically
 
 _TRIES = 60
+ASSETS = Path(__file__).parents[1] / "src" / "matmill" / "assets"
 
 
 def random_lattice(rotations, rng):
@@ -81,7 +83,7 @@ def letters(space_group, classes, rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ASSET)
+    parser.add_argument("--out", type=Path, default=ASSETS / ASSET)
     arguments = parser.parse_args()
     table, total = {}, 0
     for space_group in range(1, 231):

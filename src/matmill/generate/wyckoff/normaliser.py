@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 
+from matmill.crystals.wyckoff_letters import closure
 from matmill.generate.wyckoff.derive import Piece, smith
 
 _TOLERANCE = 1e-6
@@ -38,20 +39,6 @@ def position_permutations(
                 generators.append(found)
                 known = closure(generators, len(classes))
     return generators
-
-
-def closure(generators: list[tuple[int, ...]], n: int) -> set[tuple[int, ...]]:
-    """Return the group of permutations of ``n`` things that the generators span."""
-    known = {tuple(range(n))}
-    new = list(known)
-    while new:
-        new = [
-            image
-            for image in {tuple(g[i] for i in old) for old in new for g in generators}
-            if image not in known
-        ]
-        known.update(new)
-    return known
 
 
 def _changes_of_axes(rotations: np.ndarray, classes: list[list[Piece]]) -> np.ndarray:

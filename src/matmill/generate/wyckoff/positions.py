@@ -4,21 +4,16 @@ Everything here is in moyopy's standard primitive cell (``prim_std_cell``), with
 standard setting. An operation maps a column of fractional coordinates f to ``W f + w``.
 """
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from matmill.crystals.wyckoff_letters import N_SPACE_GROUPS, letter_swaps, wyckoff_table
 from matmill.errors import InputError
-from matmill.generate.wyckoff.normaliser import closure
 
-N_SPACE_GROUPS = 230
-ASSET = Path(__file__).parents[2] / "assets" / "wyckoff_positions.json"
 _ANCHOR_UNIT = 48  # the table keeps anchors in 48ths, which are exact
 
 
@@ -87,7 +82,7 @@ def positions(space_group: int) -> dict[str, Position]:
             anchor=torch.tensor(anchor, dtype=torch.float64) / _ANCHOR_UNIT,
             basis=torch.tensor(basis, dtype=torch.int64).reshape(-1, 3),
         )
-        for letter, n_sites, anchor, basis in _table()[str(space_group)]["positions"]
+        for letter, n_sites, anchor, basis in wyckoff_table()[str(space_group)]["positions"]
     }
 
 
@@ -103,15 +98,8 @@ def swaps(space_group: int) -> Int[Tensor, "p n_positions"]:
         InputError: If there is no such group.
     """
     letters = list(positions(space_group))
-    rows = [[letters.index(name) for name in row] for row in _table()[str(space_group)]["swaps"]]
-    own = tuple(range(len(letters)))
-    every = closure([tuple(row) for row in rows], len(letters)) - {own}
-    return torch.tensor([own, *sorted(every)])
-
-
-@lru_cache(maxsize=1)
-def _table() -> dict[str, dict[str, Any]]:
-    return json.loads(ASSET.read_text())
+    rows = [[letters.index(new) for new in names.values()] for names in letter_swaps(space_group)]
+    return torch.tensor(rows)
 
 
 def _check(space_group: int) -> None:

@@ -4,9 +4,9 @@ import pytest
 import spglib
 import torch
 
+from matmill.crystals.wyckoff_letters import closure
 from matmill.errors import InputError
 from matmill.generate.wyckoff.derive import smith, wyckoff_pieces
-from matmill.generate.wyckoff.normaliser import closure
 from matmill.generate.wyckoff.positions import operations, positions, swaps
 from matmill.generate.wyckoff.templates import Template
 
