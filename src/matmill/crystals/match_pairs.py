@@ -4,7 +4,6 @@ Pairs that rounding could decide come back as `MatchStatus.UNSURE` from `compare
 the crystals asks pymatgen about them.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
@@ -88,7 +87,8 @@ def compare_all(
 
     def run(begin: int, end: int) -> int:
         return compare_pairs(
-            *_arguments(first, second),
+            first.arrays(),
+            second.arrays(),
             pairs[begin:end],
             limits,
             use_rms,
@@ -128,7 +128,8 @@ def next_hit(
     status, values = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs))
     limits = np.array([tolerance.ltol, tolerance.stol, np.radians(tolerance.angle_tol)])
     n = compare_pairs(
-        *_arguments(first, second),
+        first.arrays(),
+        second.arrays(),
         pairs,
         limits,
         False,
@@ -186,19 +187,3 @@ def ask_pymatgen_rms(
     except (ValueError, ArithmeticError, np.linalg.LinAlgError):
         return np.inf
     return np.inf if found is None else float(found[0])
-
-
-def _arguments(first: ReducedCrystals, second: ReducedCrystals) -> Sequence[np.ndarray]:
-    return (
-        first.lattice,
-        first.frac,
-        first.numbers,
-        first.start,
-        first.minima,
-        second.lattice,
-        second.frac,
-        second.numbers,
-        second.start,
-        second.edges,
-        second.anchor,
-    )

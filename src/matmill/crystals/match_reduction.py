@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from multiprocessing import get_context
@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS
+
+_PER_CRYSTAL = ("lattice", "length", "minima", "edges", "anchor", "status")
 
 PRIMITIVE_TOLERANCE = 0.25  # Å, pymatgen's; what lies this close counts as an image
 
@@ -61,9 +63,6 @@ class ReducedCrystals:
     edges: Float[np.ndarray, "n_crystals 3"]
     anchor: Int[np.ndarray, " n_crystals"]
     status: Int[np.ndarray, " n_crystals"]
-    _names: tuple[str, ...] = field(
-        default=("lattice", "length", "minima", "edges", "anchor", "status"), repr=False
-    )
 
     def __len__(self) -> int:
         return len(self.lattice)
@@ -78,6 +77,18 @@ class ReducedCrystals:
             found[i] = int.from_bytes(digest, "little")
         return found
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return what `match_search.compare_pairs` reads."""
+        return (
+            self.lattice,
+            self.frac,
+            self.numbers,
+            self.start,
+            self.minima,
+            self.edges,
+            self.anchor,
+        )
+
     def select(self, rows: Sequence[int] | np.ndarray) -> "ReducedCrystals":
         """Return the crystals at these positions, in this order."""
         rows = np.asarray(rows, dtype=np.int64)
@@ -88,7 +99,7 @@ class ReducedCrystals:
             frac=self.frac[sites],
             numbers=self.numbers[sites],
             start=start,
-            **{name: getattr(self, name)[rows] for name in self._names},
+            **{name: getattr(self, name)[rows] for name in _PER_CRYSTAL},
         )
 
     @classmethod
@@ -106,7 +117,7 @@ class ReducedCrystals:
             start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             **{
                 name: np.concatenate([getattr(part, name) for part in parts])
-                for name in parts[0]._names
+                for name in _PER_CRYSTAL
             },
         )
 

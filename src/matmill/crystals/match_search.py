@@ -205,17 +205,8 @@ def _widths(inverse: np.ndarray, factor: float, out: np.ndarray) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def compare_pairs(
-    lattice: np.ndarray,
-    frac: np.ndarray,
-    numbers: np.ndarray,
-    start: np.ndarray,
-    minima: np.ndarray,
-    other_lattice: np.ndarray,
-    other_frac: np.ndarray,
-    other_numbers: np.ndarray,
-    other_start: np.ndarray,
-    other_edges: np.ndarray,
-    other_anchor: np.ndarray,
+    first: tuple,
+    second: tuple,
     pairs: np.ndarray,
     tolerance: np.ndarray,
     use_rms: bool,
@@ -227,17 +218,8 @@ def compare_pairs(
     """Compare crystals of one set with crystals of another, pair by pair.
 
     Args:
-        lattice: Cells of the first set, unit volume per site, ``(n_crystals, 3, 3)``.
-        frac: Their sites, sorted by element, ``(n_sites_total, 3)``.
-        numbers: Their atomic numbers, ``(n_sites_total,)``.
-        start: First site of each crystal, and the end, ``(n_crystals + 1,)``.
-        minima: Successive minima of their lattices, ascending, ``(n_crystals, 3)``.
-        other_lattice: The second set, likewise.
-        other_frac: The second set, likewise.
-        other_numbers: The second set, likewise.
-        other_start: The second set, likewise.
-        other_edges: Edges of its cells, ascending.
-        other_anchor: For each, the site that is brought onto others.
+        first: What `ReducedCrystals.arrays` returns of the crystals whose cells are mapped.
+        second: The same of those that they are mapped on.
         pairs: Crystal of the first set, crystal of the second, ``(n_pairs, 2)``.
         tolerance: ltol, stol, angle_tol in radians.
         use_rms: As for `compare`.
@@ -249,6 +231,8 @@ def compare_pairs(
     Returns:
         How many pairs were compared.
     """
+    lattice, frac, numbers, start, minima, _, _ = first
+    other_lattice, other_frac, other_numbers, other_start, _, other_edges, other_anchor = second
     ltol, stol, angle_tol = tolerance[0], tolerance[1], tolerance[2]
     for p in range(len(pairs)):
         i, j = pairs[p]

@@ -84,7 +84,10 @@ class Matcher:
         return self._structures[i]
 
     def reduced(self, rows: Iterable[int]) -> tuple[ReducedCrystals, Int[np.ndarray, " n_rows"]]:
-        """Return reduced crystals that hold those at ``rows``, and where among them they are."""
+        """Return reduced crystals that hold those at ``rows``, and where among them they are.
+
+        Reducing many at once is faster than one by one as pairs ask for them.
+        """
         rows = [int(i) for i in rows]
         missing = sorted({i for i in rows if i not in self._place})
         if missing:
@@ -97,6 +100,8 @@ class Matcher:
             self._parts.append(part)
         places = [self._place[i] for i in rows]
         used = sorted({part for part, _ in places})
+        if not rows:
+            return ReducedCrystals.concatenate([]), np.zeros(0, dtype=np.int64)
         if len(used) == 1:
             return self._parts[used[0]], np.array([k for _, k in places], dtype=np.int64)
         offset, total = {}, 0
@@ -192,9 +197,9 @@ class Matcher:
             for k, i in enumerate(rows):
                 # Only crystals not joined yet need a look.
                 asked = [(i, j) for j in rows[k + 1 :] if root(i) != root(j)]
-                hits = self.statuses(asked, symmetric=False) == MatchStatus.SAME
-                missed = [pair[::-1] for pair, hit in zip(asked, hits, strict=True) if not hit]
-                back = self.statuses(missed, symmetric=False) == MatchStatus.SAME
+                hits = self.statuses(asked) == MatchStatus.SAME
+                missed = [(j, i) for (i, j), hit in zip(asked, hits, strict=True) if not hit]
+                back = self.statuses(missed) == MatchStatus.SAME
                 joined = [pair for pair, hit in zip(asked, hits, strict=True) if hit]
                 joined += [pair for pair, hit in zip(missed, back, strict=True) if hit]
                 for a, b in joined:
