@@ -21,6 +21,8 @@ from matmill.crystals.elements import SYMBOLS
 
 _PER_CRYSTAL = ("lattice", "length", "minima", "edges", "anchor", "status")
 
+_FLAT = 1e-9  # volume over the product of edges: three vectors in a plane, or less
+
 PRIMITIVE_TOLERANCE = 0.25  # Å, pymatgen's; what lies this close counts as an image
 
 
@@ -197,6 +199,8 @@ def _reduced(cell: tuple[np.ndarray, np.ndarray, np.ndarray, int]) -> _One:
     if not len(numbers) or not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
         return broken
     if not 0 < numbers.min() <= numbers.max() < len(SYMBOLS):
+        return broken
+    if abs(np.linalg.det(lattice)) <= _FLAT * np.linalg.norm(lattice, axis=1).prod():
         return broken
     try:
         old = Lattice(lattice)

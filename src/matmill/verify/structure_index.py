@@ -105,11 +105,50 @@ class StructureIndex:
             raise InputError("Crystals of an index need ids. Use CrystalBatch.with_ids.")
         if any("\n" in key for key in batch.ids):
             raise InputError("An id with a line break cannot be indexed.")
-        self.folder.mkdir(parents=True, exist_ok=True)
         for begin in range(0, len(batch), _CHUNK):
             part = batch.select(range(begin, min(begin + _CHUNK, len(batch))))
             reduced = reduce_crystals(part, max_sites=max_sites, n_processes=n_processes)
-            self._append(part, reduced)
+            prints = np.full((len(part), 3 * _PRINTS), np.inf, dtype=np.float32)
+            good = np.flatnonzero(reduced.status == ReductionStatus.OK)
+            prints[good] = fingerprint(part.select(good.tolist()), _PRINTS).numpy()
+            self.add_reduced(part.ids, reduced, prints)
+
+    def add_reduced(
+        self, ids: Sequence[str], reduced: ReducedCrystals, prints: np.ndarray
+    ) -> None:
+        """Append crystals that are reduced already.
+
+        Args:
+            ids: One each, without line breaks.
+            reduced: The crystals.
+            prints: `novelty.fingerprint` of each, 8 distances of each kind, ``(n_crystals, 24)``;
+                it orders candidates and decides nothing.
+        """
+        if not len(ids):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sizes = np.diff(reduced.start)
+        extra = {"size": sizes, "key": reduced.keys, "prints": prints}
+        n, n_sites = self._about["n"], self._about["n_sites"]
+        for kinds, done in ((_FIELDS, n), (_SITE_FIELDS, n_sites)):
+            for name, (dtype, shape) in kinds.items():
+                values = extra[name] if name in extra else getattr(reduced, name)
+                width = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+                _write_at(self.folder / f"{name}.bin", done * width, values.astype(dtype).tobytes())
+        id_bytes = self._about.get("id_bytes", 0)
+        text = "".join(f"{key}\n" for key in ids).encode()
+        _write_at(self.folder / "ids.txt", id_bytes, text)
+        about = {
+            "format": _FORMAT,
+            "n": n + len(ids),
+            "n_sites": n_sites + int(sizes.sum()),
+            "id_bytes": id_bytes + len(text),
+            "hash": _chained(self.hash, ids, reduced),
+            "reduction": f"pymatgen-core {version('pymatgen-core')}, Niggli, primitive 0.25 Å",
+        }
+        partial = self.folder / f"{_ABOUT}.partial"
+        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        partial.replace(self.folder / _ABOUT)
         self._load()
 
     def matches(
@@ -182,34 +221,6 @@ class StructureIndex:
             return np.asarray(np.memmap(path, dtype=dtype, mode="c", shape=(n, *shape)))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is missing or too short: {error}.") from error
-
-    def _append(self, batch: CrystalBatch, reduced: ReducedCrystals) -> None:
-        prints = np.full((len(batch), 3 * _PRINTS), np.inf, dtype=np.float32)
-        good = np.flatnonzero(reduced.status == ReductionStatus.OK)
-        prints[good] = fingerprint(batch.select(good.tolist()), _PRINTS).numpy()
-        sizes = np.diff(reduced.start)
-        extra = {"size": sizes, "key": reduced.keys, "prints": prints}
-        n, n_sites = self._about["n"], self._about["n_sites"]
-        for kinds, done in ((_FIELDS, n), (_SITE_FIELDS, n_sites)):
-            for name, (dtype, shape) in kinds.items():
-                values = extra[name] if name in extra else getattr(reduced, name)
-                width = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-                _write_at(self.folder / f"{name}.bin", done * width, values.astype(dtype).tobytes())
-        names = self.folder / "ids.txt"
-        done = self._about.get("id_bytes", 0)
-        text = "".join(f"{key}\n" for key in batch.ids).encode()
-        _write_at(names, done, text)
-        self._about = {
-            "format": _FORMAT,
-            "n": n + len(batch),
-            "n_sites": n_sites + int(sizes.sum()),
-            "id_bytes": done + len(text),
-            "hash": _chained(self.hash, batch.ids, reduced),
-            "reduction": f"pymatgen-core {version('pymatgen-core')}, Niggli, primitive 0.25 Å",
-        }
-        partial = self.folder / f"{_ABOUT}.partial"
-        partial.write_text(json.dumps(self._about, indent=1), encoding="utf-8")
-        partial.replace(self.folder / _ABOUT)
 
 
 class _Search:
