@@ -1,7 +1,8 @@
 """Crystals as the matcher compares them: pymatgen's Niggli and primitive cells, as plain arrays.
 
-Other reductions change verdicts, so these are pymatgen's own. Its search for a primitive cell, the
-slow part, is only started where a compiled test says that there may be one.
+Other reductions change verdicts, so these are pymatgen's. Its way to the Niggli cell is compiled,
+and it is asked itself where a step is a close call. Its search for a primitive cell, the slow
+part, is only started where a compiled test says that there may be one.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing import get_context
 
 import numpy as np
@@ -22,6 +23,16 @@ from matmill.crystals.elements import SYMBOLS
 _PER_CRYSTAL = ("lattice", "length", "minima", "edges", "anchor", "status")
 
 _FLAT = 1e-9  # volume over the product of edges: three vectors in a plane, or less
+
+_NIGGLI_TOLERANCE = 1e-5  # relative, pymatgen's
+_ORIGIN, _PERIODIC = np.zeros((1, 3)), np.ones(3, dtype=np.int64)
+_TRIALS = (
+    # Where equal cells abound.
+    np.eye(3) * 4.0,
+    np.array([[0.0, 2.7, 2.7], [2.7, 0.0, 2.7], [2.7, 2.7, 0.0]]),
+    np.array([[3.1, 0.0, 0.0], [-1.55, 3.1 * 0.75**0.5, 0.0], [0.0, 0.0, 4.9]]),
+    np.array([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [2.0, 2.0, 3.1]]),
+)
 
 PRIMITIVE_TOLERANCE = 0.25  # Å, pymatgen's; what lies this close counts as an image
 
@@ -190,7 +201,7 @@ def _pack(found: Sequence[_One]) -> ReducedCrystals:
 
 
 def _reduced(cell: tuple[np.ndarray, np.ndarray, np.ndarray, int]) -> _One:
-    from pymatgen.core import Lattice
+    from matmill.crystals.match_sites import blocks_of
 
     lattice, frac, numbers, max_sites = cell
     if len(numbers) > max_sites:
@@ -203,11 +214,10 @@ def _reduced(cell: tuple[np.ndarray, np.ndarray, np.ndarray, int]) -> _One:
     if abs(np.linalg.det(lattice)) <= _FLAT * np.linalg.norm(lattice, axis=1).prod():
         return broken
     try:
-        old = Lattice(lattice)
-        new = old.get_niggli_reduced_lattice()
-        if new != old:
-            frac = np.mod(frac @ lattice @ new.inv_matrix, 1.0)
-            lattice = np.array(new.matrix)
+        new = _niggli(lattice)
+        if not np.allclose(new, lattice):
+            frac = np.mod(frac @ lattice @ np.linalg.inv(new), 1.0)
+            lattice = new
         lattice, frac, numbers = _primitive(lattice, frac, numbers)
     except (ValueError, ArithmeticError, np.linalg.LinAlgError):
         return broken
@@ -216,30 +226,79 @@ def _reduced(cell: tuple[np.ndarray, np.ndarray, np.ndarray, int]) -> _One:
     if not (math.isfinite(length) and length > 0.0):
         return broken
     order = np.argsort(numbers, kind="stable")
-    _, first, count = np.unique(numbers, return_index=True, return_counts=True)
-    rare = first[count == count.min()].min()
+    block = blocks_of(numbers[order])
+    count = block[:, 1] - block[:, 0]
+    rare = np.flatnonzero(count == count.min())
     return _One(
         np.ascontiguousarray(lattice / length),
         np.ascontiguousarray(frac[order]),
         numbers[order].astype(np.int16),
         length,
-        int(np.flatnonzero(order == rare)[0]),
+        int(rare[order[rare].argmin()]),
         ReductionStatus.OK,
     )
+
+
+def _niggli(lattice: np.ndarray) -> np.ndarray:
+    """Return pymatgen's Niggli cell, from compiled steps where none of them is a close call."""
+    from pymatgen.core import Lattice
+
+    found = _compiled_niggli(lattice) if _is_pymatgen_as_expected() else None
+    if found is not None:
+        return found
+    return np.array(Lattice(lattice).get_niggli_reduced_lattice(tol=_NIGGLI_TOLERANCE).matrix)
+
+
+@cache
+def _is_pymatgen_as_expected() -> bool:
+    """Return whether pymatgen takes the axes that the compiled steps take.
+
+    Releases differ in which of several equal cells they prefer.
+    """
+    from pymatgen.core import Lattice
+
+    for lattice in _TRIALS:
+        found = _compiled_niggli(lattice)
+        theirs = Lattice(lattice).get_niggli_reduced_lattice(tol=_NIGGLI_TOLERANCE).matrix
+        if found is None or not np.allclose(found, theirs, atol=1e-9):
+            return False
+    return True
+
+
+def _compiled_niggli(lattice: np.ndarray) -> np.ndarray | None:
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    from matmill.crystals.match_niggli import first_mapping, niggli_parameters
+
+    wanted, found = np.empty(6), np.empty((3, 3))
+    e, sure = niggli_parameters(lattice, _NIGGLI_TOLERANCE, wanted)
+    if sure:
+        # The order in which pymatgen meets lattice vectors decides between equal cells.
+        _, _, images, lengths = find_points_in_spheres(
+            all_coords=_ORIGIN,
+            center_coords=_ORIGIN,
+            r=float(wanted[:3].max() * (1.0 + e)),
+            pbc=_PERIODIC,
+            lattice=lattice,
+            tol=1e-8,
+        )
+        if first_mapping(lattice, images, lengths, wanted, e, found) == 1:
+            return found
+    return None
 
 
 def _primitive(
     lattice: np.ndarray, frac: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what pymatgen makes of a Niggli cell."""
-    units = math.gcd(*np.unique(numbers, return_counts=True)[1].tolist())
-    if units == 1:
-        return lattice, frac, numbers
     from matmill.crystals.match_cells import may_be_smaller
     from matmill.crystals.match_sites import blocks_of
 
     order = np.argsort(numbers, kind="stable")
-    block = blocks_of(numbers[order].astype(np.int16))
+    block = blocks_of(numbers[order])
+    units = int(np.gcd.reduce(block[:, 1] - block[:, 0]))
+    if units == 1:
+        return lattice, frac, numbers
     sites = np.ascontiguousarray(frac[order])
     if not may_be_smaller(sites, block, lattice, PRIMITIVE_TOLERANCE, units):
         return lattice, frac, numbers

@@ -111,11 +111,10 @@ class StructureIndex:
             prints = np.full((len(part), 3 * _PRINTS), np.inf, dtype=np.float32)
             good = np.flatnonzero(reduced.status == ReductionStatus.OK)
             prints[good] = fingerprint(part.select(good.tolist()), _PRINTS).numpy()
-            self.add_reduced(part.ids, reduced, prints)
+            self._write(part.ids, reduced, prints)
+        self._load()
 
-    def add_reduced(
-        self, ids: Sequence[str], reduced: ReducedCrystals, prints: np.ndarray
-    ) -> None:
+    def add_reduced(self, ids: Sequence[str], reduced: ReducedCrystals, prints: np.ndarray) -> None:
         """Append crystals that are reduced already.
 
         Args:
@@ -124,31 +123,7 @@ class StructureIndex:
             prints: `novelty.fingerprint` of each, 8 distances of each kind, ``(n_crystals, 24)``;
                 it orders candidates and decides nothing.
         """
-        if not len(ids):
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        sizes = np.diff(reduced.start)
-        extra = {"size": sizes, "key": reduced.keys, "prints": prints}
-        n, n_sites = self._about["n"], self._about["n_sites"]
-        for kinds, done in ((_FIELDS, n), (_SITE_FIELDS, n_sites)):
-            for name, (dtype, shape) in kinds.items():
-                values = extra[name] if name in extra else getattr(reduced, name)
-                width = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-                _write_at(self.folder / f"{name}.bin", done * width, values.astype(dtype).tobytes())
-        id_bytes = self._about.get("id_bytes", 0)
-        text = "".join(f"{key}\n" for key in ids).encode()
-        _write_at(self.folder / "ids.txt", id_bytes, text)
-        about = {
-            "format": _FORMAT,
-            "n": n + len(ids),
-            "n_sites": n_sites + int(sizes.sum()),
-            "id_bytes": id_bytes + len(text),
-            "hash": _chained(self.hash, ids, reduced),
-            "reduction": f"pymatgen-core {version('pymatgen-core')}, Niggli, primitive 0.25 Å",
-        }
-        partial = self.folder / f"{_ABOUT}.partial"
-        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        partial.replace(self.folder / _ABOUT)
+        self._write(ids, reduced, prints)
         self._load()
 
     def matches(
@@ -211,6 +186,35 @@ class StructureIndex:
         if len(lines) != n or start[-1] != n_sites:
             raise DataError(f"The index in {self.folder} is damaged: {n} crystals were expected.")
         self.ids = lines
+
+    def _write(self, ids: Sequence[str], reduced: ReducedCrystals, prints: np.ndarray) -> None:
+        """Append to the files, what is in memory stays as it was."""
+        if not len(ids):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sizes = np.diff(reduced.start)
+        extra = {"size": sizes, "key": reduced.keys, "prints": prints}
+        n, n_sites = self._about["n"], self._about["n_sites"]
+        for kinds, done in ((_FIELDS, n), (_SITE_FIELDS, n_sites)):
+            for name, (dtype, shape) in kinds.items():
+                values = extra[name] if name in extra else getattr(reduced, name)
+                width = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+                _write_at(self.folder / f"{name}.bin", done * width, values.astype(dtype).tobytes())
+        id_bytes = self._about.get("id_bytes", 0)
+        text = "".join(f"{key}\n" for key in ids).encode()
+        _write_at(self.folder / "ids.txt", id_bytes, text)
+        about = {
+            "format": _FORMAT,
+            "n": n + len(ids),
+            "n_sites": n_sites + int(sizes.sum()),
+            "id_bytes": id_bytes + len(text),
+            "hash": _chained(self.hash, ids, reduced),
+            "reduction": f"pymatgen-core {version('pymatgen-core')}, Niggli, primitive 0.25 Å",
+        }
+        partial = self.folder / f"{_ABOUT}.partial"
+        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        partial.replace(self.folder / _ABOUT)
+        self._about = about
 
     def _map(self, name: str, n: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         if not n:
