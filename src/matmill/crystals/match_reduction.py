@@ -215,7 +215,7 @@ def _reduced(cell: tuple[np.ndarray, np.ndarray, np.ndarray, int]) -> _One:
         return broken
     try:
         new = _niggli(lattice)
-        if not np.allclose(new, lattice):
+        if (np.abs(new - lattice) > 1e-8 + 1e-5 * np.abs(lattice)).any():  # as Lattice compares
             frac = np.mod(frac @ lattice @ np.linalg.inv(new), 1.0)
             lattice = new
         lattice, frac, numbers = _primitive(lattice, frac, numbers)
