@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 NEAR = 1e-9  # relative: far above rounding, far below any difference that means something
-_MOST_VECTORS, _MOST_PAIRS = 2e6, 1e8  # what fits into memory
+_MOST_VECTORS, _MOST_PAIRS, _MOST_BASES = 2e6, 1e8, 1e6  # what fits into memory
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -211,11 +211,14 @@ def bases_like(
                 if abs(cosine) < 1.0 - 1e-6:
                     close |= abs(cosine - at_most) < NEAR or abs(cosine - at_least) < NEAR
                 fits[e, i, j] = inside
-    n = 0
+    n, work = 0, 0.0
     for i in range(count[0]):
         for j in range(count[1]):
             if not fits[2, i, j]:
                 continue
+            work += count[2]
+            if work > effort or n > _MOST_BASES:
+                return found[:0], 2
             for k in range(count[2]):
                 if not (fits[0, j, k] and fits[1, k, i]):
                     continue

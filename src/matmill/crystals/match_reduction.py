@@ -159,8 +159,8 @@ def reduce_crystals(
         n_processes: With more than one, pieces of the batch go to worker processes; worth their
             start, of some seconds, from a few thousand crystals on.
     """
-    lattice = batch.lattice.detach().double().cpu().numpy()
-    frac = batch.frac_coords.detach().double().cpu().numpy()
+    lattice = np.ascontiguousarray(batch.lattice.detach().double().cpu().numpy())
+    frac = np.ascontiguousarray(batch.frac_coords.detach().double().cpu().numpy())
     numbers = batch.atomic_numbers.cpu().numpy()
     stops = np.cumsum(batch.n_atoms.cpu().numpy()).tolist()
     cells = [

@@ -1,10 +1,11 @@
 """Whether two crystals are the same, as pymatgen's StructureMatcher decides it.
 
 Its verdicts are what published tables are made with, so they are what is given here. Cells are
-reduced once by pymatgen; the search itself is compiled. Where rounding could turn a verdict,
-pymatgen is asked, and `Matcher.n_asked` counts how often.
+reduced once; the search is compiled. Where rounding could turn a verdict, pymatgen is asked, and
+`Matcher.n_asked` counts how often. So it is for a handful of pairs, before anything is compiled.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CSP_TOLERANCE", "MatchStatus", "MatchTolerance", "Matcher", "rms", "same"]
 
+_FEW, _SMALL = 30, 20
+"""Pairs, and atoms in a cell, for which loading or compiling the search takes longer than asking
+pymatgen."""
+
 Pairs = Iterable[tuple[int, int]] | Int[np.ndarray, "n_pairs 2"]
 
 
@@ -48,7 +53,8 @@ class Matcher:
         n_processes: Processes that reduce many crystals.
 
     Attributes:
-        n_asked: Pairs that pymatgen itself decided so far.
+        n_asked: Pairs that pymatgen itself decided so far: close calls, and a handful of small
+            pairs as long as the search is not compiled or loaded.
         timeouts: Pairs given up so far: crystal of this batch, crystal of the other.
     """
 
@@ -175,6 +181,12 @@ class Matcher:
         Matching is not transitive: a crystal joins the first group whose first member it matches.
         """
         found = [[i] for members in self._by_formula.values() if len(members) == 1 for i in members]
+        several = [members for members in self._by_formula.values() if len(members) > 1]
+        pairs = [(i, j) for members in several for i in members for j in members if i < j]
+        if self._asks_directly(self, self, _as_pairs(pairs)):
+            for members in several:
+                found += self._first_wins_directly(members)
+            return sorted(found)
         buckets, crystals, place = self._buckets()
         for groups in self._spread(lambda rows: self._first_wins(rows, crystals, place), buckets):
             found += groups
@@ -251,6 +263,22 @@ class Matcher:
                 groups.append([j])
         return groups
 
+    def _first_wins_directly(self, rows: list[int]) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for j in rows:
+            home = next((group for group in groups if self.same(group[0], j)), None)
+            if home is None:
+                groups.append([j])
+            else:
+                home.append(j)
+        return groups
+
+    def _asks_directly(self, first: "Matcher", second: "Matcher", pairs: np.ndarray) -> bool:
+        if len(pairs) > _FEW or "matmill.crystals.match_search" in sys.modules:
+            return False
+        sides = ((first, pairs[:, 0]), (second, pairs[:, 1]))
+        return all(_are_small_and_whole(side.batch, rows) for side, rows in sides)
+
     def _decided(self, i: int, j: int, status: MatchStatus) -> bool:
         if status == MatchStatus.UNSURE:
             self.n_asked += 1
@@ -277,17 +305,20 @@ class Matcher:
         live = np.flatnonzero(alike)
         if not len(live):
             return status, values
-        ours, mine = first.reduced(pairs[live, 0])
-        theirs, yours = second.reduced(pairs[live, 1])
-        status[live], values[live] = compare_all(
-            ours,
-            theirs,
-            np.stack([mine, yours], axis=1),
-            self.tolerance,
-            use_rms=use_rms,
-            max_seconds=self.max_seconds,
-            n_threads=self.n_threads,
-        )
+        if self._asks_directly(first, second, pairs[live]):
+            status[live] = MatchStatus.UNSURE
+        else:
+            ours, mine = first.reduced(pairs[live, 0])
+            theirs, yours = second.reduced(pairs[live, 1])
+            status[live], values[live] = compare_all(
+                ours,
+                theirs,
+                np.stack([mine, yours], axis=1),
+                self.tolerance,
+                use_rms=use_rms,
+                max_seconds=self.max_seconds,
+                n_threads=self.n_threads,
+            )
         for p in np.flatnonzero(status == MatchStatus.UNSURE).tolist():
             self.n_asked += 1
             a, b = first.structure(int(pairs[p, 0])), second.structure(int(pairs[p, 1]))
@@ -319,6 +350,14 @@ def rms(
     """Return the normalised RMS displacement between two crystals, or None without a match."""
     first, second = Matcher(a.select([i]), tolerance), Matcher(b.select([j]), tolerance)
     return first.rms(0, 0, other=second)
+
+
+def _are_small_and_whole(batch: CrystalBatch, rows: np.ndarray) -> bool:
+    part = batch.select(sorted(set(rows.tolist())))
+    cells = part.lattice.double()
+    flat = part.volume <= 1e-6 * cells.norm(dim=-1).prod(-1)
+    is_finite = bool(cells.isfinite().all() and part.frac_coords.isfinite().all())
+    return is_finite and not bool(flat.any()) and int(part.n_atoms.max()) <= _SMALL
 
 
 def _as_pairs(pairs: Pairs) -> np.ndarray:

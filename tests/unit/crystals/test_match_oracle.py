@@ -15,6 +15,12 @@ from matmill.crystals.matching import CSP_TOLERANCE, Matcher, MatchTolerance, rm
 SETTINGS = {"sun": MatchTolerance(), "csp": CSP_TOLERANCE}
 
 
+@pytest.fixture(autouse=True)
+def _compiled():
+    """A few pairs go to pymatgen while the search is not loaded: these tests are of the search."""
+    import matmill.crystals.match_search  # noqa: F401
+
+
 def cells():
     """Return small cells by name: lattice, sites, and how many sites of each element."""
     cube = np.eye(3)

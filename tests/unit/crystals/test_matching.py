@@ -1,5 +1,8 @@
 """Test vectors T-1 to T-4, T-8 to T-12 and T-19 of the matcher, and what many pairs need."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,12 @@ from matmill.crystals.matching import (
     rms,
     same,
 )
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    """A few pairs go to pymatgen while the search is not loaded: these tests are of the search."""
+    import matmill.crystals.match_search  # noqa: F401
 
 
 def crystal(group, cell, species, sites):
@@ -293,3 +302,24 @@ def test_no_crystals_and_one_atom():
     one = CrystalBatch.from_lists([np.eye(3) * 3], [[[0.2, 0.1, 0.9]]], [[84]])
     assert Matcher(one).groups() == [[0]]
     assert same(one, 0, one, 0)
+
+
+def test_a_few_pairs_are_pymatgens_until_the_search_is_loaded():
+    code = """
+import sys
+import numpy as np
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.matching import Matcher
+salt = [[0, 0, 0], [0.5, 0.5, 0.5]]
+cells = [np.eye(3) * 4, np.eye(3) * 5, np.diag([4.0, 4.0, 8.0]), np.full((3, 3), np.nan)]
+batch = CrystalBatch.from_lists(cells, [salt] * 4, [[55, 17]] * 4)
+few = Matcher(batch.select([0, 1, 2]))
+assert few.groups() == [[0, 1], [2]] and few.n_asked == 2
+assert few.rms(0, 1) < 1e-8 and few.rms(0, 2) is None
+assert "matmill.crystals.match_search" not in sys.modules
+assert Matcher(batch).groups() == [[0, 1], [2], [3]]
+assert "matmill.crystals.match_search" in sys.modules
+again = Matcher(batch)
+assert again.groups() == [[0, 1], [2], [3]] and again.n_asked == 0
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
