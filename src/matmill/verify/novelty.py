@@ -1,8 +1,9 @@
 """Which crystals are the same, and which are known already.
 
-Two crystals are the same when pymatgen's matcher says so. The index that ships has no structures,
-only the formula and a fingerprint of the geometry of each known crystal: enough to find what a
-crystal may be ("likely"). Where the structures are at hand the matcher decides ("confirmed").
+Two crystals are the same when `matching` says so, with pymatgen's verdicts. The index that ships
+has no structures, only the formula and a fingerprint of the geometry of each known crystal: enough
+to find what a crystal may be ("likely"). Where structures are at hand the matcher decides
+("confirmed"); `structure_index` is for large sets of structures.
 """
 
 import hashlib
@@ -160,6 +161,10 @@ def find_known(
     at_hand = reference.read_structures(wanted) if reference.structures else CrystalBatch.empty()
     place = {key: i for i, key in enumerate(at_hand.ids)}
     mine, theirs = Matcher(batch, tolerance), Matcher(at_hand, tolerance)
+    theirs.reduced(range(len(at_hand)))
+    mine.reduced(
+        i for i, close in enumerate(near) if any(reference.ids[r] in place for _, r in close)
+    )
 
     def match(i: int) -> Known:
         for distance, row in near[i]:

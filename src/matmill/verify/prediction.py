@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -35,8 +36,8 @@ def match_distances(
         if len(made) != len(truth):
             raise InputError(f"A round has {len(made)} predictions for {len(truth)} crystals.")
         mine = Matcher(made, tolerance)
-        rows.append([_or_nan(theirs.rms(i, i, other=mine)) for i in range(len(truth))])
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rounds), len(truth))
+        rows.append(theirs.distances([(i, i) for i in range(len(truth))], other=mine))
+    return torch.from_numpy(np.array(rows)).reshape(len(rounds), len(truth))
 
 
 def polymorph_distances(
@@ -64,16 +65,16 @@ def polymorph_distances(
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, formula in enumerate(truth.formula):
         rows_of[formula].append(row)
+    pairs = [(i, j) for rows in rows_of.values() for i in rows for j in rows if j != i]
+    place = torch.tensor([i for i, _ in pairs], dtype=torch.int64)
     theirs = Matcher(truth, tolerance)
-    best = own.clone()
-    for k, made in enumerate(rounds):
-        mine = Matcher(made, tolerance)
-        for rows in rows_of.values():
-            for i in rows:
-                others = [_or_nan(theirs.rms(i, j, other=mine)) for j in rows if j != i]
-                values = torch.tensor([float(own[k, i]), *others], dtype=torch.float64)
-                best[k, i] = best_of(values[:, None])[0]
-    return best
+    best = []
+    for made, mine in zip(rounds, own, strict=True):
+        values = torch.from_numpy(theirs.distances(pairs, other=Matcher(made, tolerance)))
+        lowest = mine.double().nan_to_num(nan=torch.inf)
+        lowest = lowest.scatter_reduce(0, place, values.nan_to_num(nan=torch.inf), "amin")
+        best.append(torch.where(torch.isinf(lowest), torch.nan, lowest))
+    return torch.stack(best) if best else own.clone()
 
 
 def best_of(values: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
@@ -90,7 +91,3 @@ def both_valid(made: CrystalBatch, truth: CrystalBatch) -> Bool[Tensor, " n"]:
 def _valid(batch: CrystalBatch) -> Bool[Tensor, " n"]:
     whole = torch.tensor([fate is None for fate in check(batch)], dtype=torch.bool)
     return whole & smact_valid(batch)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
