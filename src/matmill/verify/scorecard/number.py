@@ -41,7 +41,7 @@ class Number:
         """Return value, interval, what it is out of, and the share of valid ones, as text."""
         return (
             self.text(self.value),
-            "–" if math.isnan(self.low) else f"{self.text(self.low)} to {self.text(self.high)}",
+            "–" if math.isnan(self.low) else f"{self._plain(self.low)} to {self._plain(self.high)}",
             f"{int(self.numerator):,} of {self.denominator:,} {self.of}"
             if self.is_share and not math.isnan(self.numerator)
             else f"{self.denominator:,} {self.of}",
@@ -52,9 +52,11 @@ class Number:
         """Return a value of this number as text."""
         if math.isnan(value):
             return "–"
-        if self.is_share:
-            return f"{100 * value:.1f} %"
-        return f"{value:.4g}" + (f" {self.unit}" if self.unit else "")
+        unit = "%" if self.is_share else self.unit
+        return f"{self._plain(value)} {unit}".rstrip()
+
+    def _plain(self, value: float) -> str:
+        return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields; numbers that are not finite are None, as JSON has none."""

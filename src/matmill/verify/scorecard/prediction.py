@@ -3,7 +3,6 @@
 from collections import defaultdict
 
 import numpy as np
-import torch
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.matching import Matcher
@@ -88,14 +87,14 @@ def _distances(
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, formula in enumerate(theirs.formulas):
         rows_of[formula].append(row)
-    rows = torch.nonzero(subject.is_sound).flatten().tolist()
+    rows = range(len(subject.batch))
 
     def search(part: list[int]) -> list[dict[tuple[int, int], float]]:
         answers = []
         for i in part:
             found = {}
             for j in rows_of.get(mine.formulas[i], []):
-                rms = theirs.rms(j, i, other=mine)
+                rms = mine.rms(i, j, other=theirs)
                 if rms is not None:
                     found[i, j] = rms
             answers.append(found)
