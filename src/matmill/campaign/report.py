@@ -181,4 +181,3 @@ def _facts(row: dict[str, Any], cell: list[float]) -> str:
         if row.get(column) is not None
     ]
     return "\n".join(lines)
-

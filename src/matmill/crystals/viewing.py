@@ -23,7 +23,11 @@ def viewer() -> str:
 
 
 def entries(
-    batch: CrystalBatch, names: Sequence[str], facts: Sequence[str], *, symprec: float = 0.01
+    batch: CrystalBatch,
+    names: Sequence[str],
+    facts: Sequence[str],
+    *,
+    symprec: float | None = 0.01,
 ) -> list[dict[str, Any]]:
     """Return what the viewer draws: conventional cells where the symmetry search gives one.
 
@@ -31,9 +35,9 @@ def entries(
         batch: The crystals.
         names: A heading for each.
         facts: Lines of text shown beside each.
-        symprec: Tolerance in Å of the conventional cell.
+        symprec: Tolerance in Å of the conventional cell; None shows every cell as it is.
     """
-    shown = conventional(batch, symprec)
+    shown = batch if symprec is None else conventional(batch, symprec)
     found = []
     for i, (name, text) in enumerate(zip(names, facts, strict=True)):
         source = shown if int(shown.n_atoms[i]) <= MAX_ATOMS_SHOWN else batch

@@ -272,5 +272,3 @@ def _rows(subject: Subject, columns: dict[str, Any]) -> list[dict[str, Any]]:
         row |= {name: None if i is None else column[i] for name, column in values.items()}
         rows.append(row)
     return rows
-
-

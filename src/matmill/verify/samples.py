@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.files import entries_of, format_of
 from matmill.crystals.formats import parquet
+from matmill.crystals.lattice import minkowski_reduce
+from matmill.crystals.periodic import wrap
 from matmill.crystals.records import (
     GEOMETRY_FLAWS,
     Complaint,
@@ -34,6 +36,7 @@ from matmill.verify.statuses import Status
 _LARGEST_ZIP = 4 * 2**30  # bytes after unpacking; more is no set of crystals but a bomb
 _REPORT_EVERY = 50
 _SNIFFED = 4096  # characters
+_OBLIQUE = 2.0  # longest edge over that of the reduced cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,11 +246,30 @@ def _joined(
     crystals = concatenate([result.crystals for result, _ in results])
     return Samples(
         entries=tuple(entries),
-        crystals=crystals,
+        crystals=_compact(crystals),
         place=torch.tensor(place, dtype=torch.int64),
         n_requested=len(entries) if n_requested is None else n_requested,
         ignored=ignored,
     )
+
+
+def _compact(batch: CrystalBatch) -> CrystalBatch:
+    """Return the crystals with very oblique cells reduced: searches in those would never end.
+
+    The crystal is the same; atoms and their order are kept.
+    """
+    if not len(batch):
+        return batch
+    reduced, change = minkowski_reduce(batch.lattice)
+    longest, shorter = (x.norm(dim=-1).amax(-1) for x in (batch.lattice, reduced))
+    rows = longest > _OBLIQUE * shorter
+    if not bool(rows.any()):
+        return batch
+    lattice = torch.where(rows[:, None, None], reduced, batch.lattice)
+    inverse = torch.linalg.inv(change.double())
+    inverse[~rows] = torch.eye(3, dtype=torch.float64)
+    frac = torch.einsum("ai,aij->aj", batch.frac_coords, inverse[batch.crystal_index])
+    return replace(batch, lattice=lattice, frac_coords=wrap(frac))
 
 
 def _broken(complaint: Complaint, file: str) -> Entry:

@@ -35,9 +35,7 @@ def checks(subject: Subject) -> Findings:
         is_share=True,
     )
     kinds = subject.kinds
-    is_kind = {
-        kind: torch.tensor([k == kind for k in kinds], dtype=torch.bool) for kind in KINDS
-    }
+    is_kind = {kind: torch.tensor([k == kind for k in kinds], dtype=torch.bool) for kind in KINDS}
     if rule.rule == "radii":
         wording = f"{rule.radii_scale:g} × (0.7 Å + atomic radii)"
     else:

@@ -213,8 +213,12 @@ def _crystals(
     facts = [_facts(row) for _, row in chosen]
 
     def draw(part: list[int]) -> list[dict[str, Any]]:
+        is_roomy = all(chosen[i][1]["smallest_distance_a"] >= 0.5 for i in part)
         return viewing.entries(
-            batch.select(part), [names[i] for i in part], [facts[i] for i in part]
+            batch.select(part),
+            [names[i] for i in part],
+            [facts[i] for i in part],
+            symprec=0.01 if is_roomy else None,
         )
 
     found, _ = patiently(draw, range(len(rows)), chunk=1)

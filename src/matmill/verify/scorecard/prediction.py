@@ -146,4 +146,3 @@ def _average(key: str, label: str, values: np.ndarray, of: str, seed: int) -> Nu
         of=of,
         note="in units of (volume / atom)^(1/3)",
     )
-

@@ -36,6 +36,9 @@ from matmill.verify.validity import (
     smallest_distance_ratio,
 )
 
+ROOM_FOR_SYMMETRY = 5.0
+"""Atoms must be so many times the tolerance apart for symmetry to be searched."""
+
 Energies = Callable[[CrystalBatch], Float[Tensor, " n"]]
 """Predicts an energy in eV/atom of each crystal."""
 
@@ -126,6 +129,13 @@ class Subject:
         return self._by_crystal(smallest_distance_ratio)
 
     @cached_property
+    def room(self) -> Float[Tensor, " n_crystals"]:
+        """Smallest distance in Å, self-images always included; NaN where there is none."""
+        if self.protocol.geometry.self_images:
+            return self.distances
+        return self._by_crystal(smallest_distance)
+
+    @cached_property
     def is_sound(self) -> Bool[Tensor, " n_crystals"]:
         """Which crystals have a valid geometry."""
         rule = self.protocol.geometry
@@ -177,12 +187,10 @@ class Subject:
     def space_groups(self, symprec: float) -> tuple[Tensor, Bool[Tensor, " n_crystals"]]:
         """Return each crystal's space group, 1 where none was found, and whether one was."""
         if symprec not in self._groups:
-            numbers, was_found, failed = groups_of(
-                self.batch,
-                self.protocol,
-                symprec,
-                self.reporter(f"symmetry {symprec:g}", len(self.batch)),
-            )
+            # Where atoms are as near as the tolerance, the search has no meaning and no end.
+            rows = torch.nonzero(self.room >= ROOM_FOR_SYMMETRY * symprec).flatten().tolist()
+            report = self.reporter(f"symmetry {symprec:g}", len(rows))
+            numbers, was_found, failed = groups_of(self.batch, self.protocol, symprec, rows, report)
             self._groups[symprec] = numbers, was_found
             if symprec == self.protocol.symmetry.symprec_a:
                 bad = torch.nonzero(~was_found & self.is_sound).flatten().tolist()
@@ -316,9 +324,21 @@ def groups_of(
     batch: CrystalBatch,
     protocol: Protocol,
     symprec: float,
+    rows: Sequence[int] | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Bool[Tensor, " n_crystals"], dict[int, str]]:
-    """Return space-group numbers by a protocol's library, 1 where none is found in time."""
+    """Return space-group numbers by a protocol's library, 1 where none is found in time.
+
+    Args:
+        batch: The crystals.
+        protocol: For library and tolerance on angles.
+        symprec: Tolerance in Å.
+        rows: Crystals that are searched; all unless given.
+        on_done: Told how many are finished.
+
+    Returns:
+        Numbers, where one was found, and the reason where the search broke.
+    """
     rule = protocol.symmetry
 
     def search(part: list[int]) -> list[tuple[int, bool]]:
@@ -330,7 +350,8 @@ def groups_of(
         )
         return list(zip(answer.number.tolist(), answer.found.tolist(), strict=True))
 
-    found, failed = patiently(search, range(len(batch)), on_done=on_done)
+    wanted = range(len(batch)) if rows is None else rows
+    found, failed = patiently(search, wanted, on_done=on_done)
     answers = [found.get(i, (1, False)) for i in range(len(batch))]
     numbers = torch.tensor([number for number, _ in answers], dtype=torch.int64)
     return numbers, torch.tensor([good for _, good in answers], dtype=torch.bool), failed
