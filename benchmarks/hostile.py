@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 from generator_common import save
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS
+from matmill.errors import DataError
 from matmill.verify.evaluation import Against, evaluate
 from matmill.verify.samples import read_samples
 
@@ -280,6 +282,16 @@ def known_crystals():
     )
 
 
+def told():
+    """Return a listener that prints every stage as it ends."""
+
+    def listen(event):
+        if event.done == event.total:
+            print(f"{event.stage}: {event.done}", flush=True)
+
+    return listen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=2000)
@@ -297,17 +309,14 @@ def main() -> None:
         begin = time.perf_counter()
         samples = read_samples(paths)
         reading = time.perf_counter() - begin
-        card = evaluate(samples, against, n_relax=arguments.relax, name="hostile")
+        print(f"{len(samples.entries)} entries read in {reading:.1f} s", flush=True)
+        card = evaluate(samples, against, n_relax=arguments.relax, name="hostile", on_event=told())
         whole = time.perf_counter() - begin
         seconds = []
         for path in paths[: arguments.alone]:
             begin = time.perf_counter()
-            try:
-                alone = read_samples([path])
-                evaluate(alone, against, name="alone")
-            except Exception as error:  # noqa: BLE001 - the measurement is that there are none
-                if "no file with crystals" not in str(error):
-                    raise
+            with suppress(DataError):  # a file of unknown kind is no sample at all
+                evaluate(read_samples([path]), against, name="alone")
             seconds.append((time.perf_counter() - begin, path.name))
     by_kind = defaultdict(Counter)
     for row in card.rows:
