@@ -26,7 +26,6 @@ _OUR_INDEX = "novelty is judged against our index of known crystals and --refere
 _OUR_SCALER = (
     "composition fingerprints are standardised by the given training set, not by stored constants"
 )
-_LOOSE = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 _CDVAE_GEOMETRY = GeometryRule(self_images=False)
 _CDVAE_DISTRIBUTIONS = DistributionRule(
     draws=1000, among="valid", against="test", quantities=("density", "n_elements")
@@ -66,7 +65,7 @@ PRESETS: dict[str, Protocol] = {
             symmetry=SymmetryRule(library="spglib", symprec_a=0.1),
             matching=MatchRule(among="parsed"),
             distributions=_CDVAE_DISTRIBUTIONS,
-            prediction=PredictionRule(**_LOOSE, gate="both"),
+            prediction=PredictionRule(ltol=0.3, stol=0.5, angle_tol=10.0, gate="both"),
             departures=(
                 "with several samples the original gates the prediction alone",
                 _OUR_SCALER,
@@ -115,7 +114,9 @@ PRESETS: dict[str, Protocol] = {
             summary="sparks-baird/matbench-genmetrics: coverage, novelty, uniqueness by pairs.",
             geometry=_CDVAE_GEOMETRY,
             symmetry=SymmetryRule(library="spglib", symprec_a=0.01),
-            matching=MatchRule(**_LOOSE, uniqueness="pairs", among="parsed"),
+            matching=MatchRule(
+                ltol=0.3, stol=0.5, angle_tol=10.0, uniqueness="pairs", among="parsed"
+            ),
             distributions=DistributionRule(
                 among="parsed", against="reference", space_group_distance="numbers"
             ),

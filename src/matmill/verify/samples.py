@@ -36,6 +36,7 @@ from matmill.verify.statuses import Status
 _LARGEST_ZIP = 4 * 2**30  # bytes after unpacking; more is no set of crystals but a bomb
 _REPORT_EVERY = 50
 _SNIFFED = 4096  # characters
+_JSON = {"json", "jsonl", "optimade", "optimade-lines"}
 _OBLIQUE = 2.0  # longest edge over that of the reduced cell
 
 
@@ -177,22 +178,26 @@ def _unzipped(path: Path, folder: Path) -> list[tuple[Path, str]]:
 
 
 def _kind(file: Path) -> str | None:
-    """Return the format by name, else by content, else None."""
-    kind = format_of(file)
-    if kind is not None:
-        return kind
+    """Return the format by name, corrected by content; None for what is no crystal at all."""
+    named, seen = format_of(file), _sniffed(file)
+    if named is None or seen is None or seen in named or {named, seen} <= _JSON:
+        return named or seen
+    return seen
+
+
+def _sniffed(file: Path) -> str | None:
+    """Return the format that the beginning of a file looks like, if any."""
     with file.open("rb") as opened:
         start = opened.read(_SNIFFED)
     if start.startswith(b"PAR1"):
         return "parquet"
     text = start.decode("utf-8", errors="replace")
+    if text.lstrip()[:1] in ("{", "["):
+        is_crystal = "lattice" in text or "attributes" in text
+        return ("jsonl" if "}\n{" in text else "json") if is_crystal else None
     if "_cell_length_a" in text or "_atom_site_" in text:
         return "cif"
-    if "lattice=" in text.lower():
-        return "extxyz"
-    if text.lstrip()[:1] in ("{", "[") and ("lattice" in text or "attributes" in text):
-        return "jsonl" if "}\n{" in text else "json"
-    return None
+    return "extxyz" if "lattice=" in text.lower() else None
 
 
 def _read(file: Path, kind: str, name: str) -> tuple[ReadResult, str]:

@@ -71,9 +71,11 @@ def test_strange_names_are_read_by_content_and_rubbish_counts_as_nothing(tmp_pat
     for name, suffix in (("one", ".cif"), ("two", ".json"), ("three", ".extxyz")):
         write(prototypes().select([0]), tmp_path / f"{name}{suffix}")
         (tmp_path / f"{name}{suffix}").rename(tmp_path / f"{name}.dat")
+    write(prototypes().select([0]), tmp_path / "four.cif")
+    (tmp_path / "four.cif").rename(tmp_path / "four.jsonl")
     (tmp_path / "README.txt").write_text("Made by hand.", encoding="utf-8")
     samples = read_samples([tmp_path])
-    assert formulas(samples) == ["NaCl"] * 3
+    assert formulas(samples) == ["NaCl"] * 4
     assert [os.path.basename(name) for name in samples.ignored] == ["README.txt"]
 
 

@@ -69,4 +69,8 @@ class Number:
     def from_dict(cls, values: dict[str, Any]) -> "Number":
         """Return what `as_dict` made a dictionary of."""
         floats = ("value", "low", "high", "numerator", "per_valid")
-        return cls(**{k: math.nan if k in floats and v is None else v for k, v in values.items()})
+        whole: dict[str, Any] = {
+            name: math.nan if name in floats and value is None else value
+            for name, value in values.items()
+        }
+        return cls(**whole)

@@ -1,6 +1,7 @@
 """Space groups and crystal systems: does the generator make anything but P1?"""
 
 from collections import Counter
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -23,7 +24,7 @@ def symmetry(subject: Subject) -> Findings:
     """Return P1 shares at every tolerance, crystal systems, and distances to the reference."""
     rule = subject.protocol.symmetry
     numbers: list[Number] = []
-    columns: dict[str, Tensor | list[str]] = {}
+    columns: dict[str, Tensor | Sequence[object]] = {}
     for symprec in rule.symprecs_a:
         group, _ = subject.space_groups(symprec)
         label = f"P1 at symprec {symprec:g} Å ({rule.library})"
