@@ -37,9 +37,8 @@ from matmill.crystals.files import read
 from matmill.crystals.symmetry import find
 from matmill.generate.protocol import GenerationRequest, load_generator
 from matmill.predict.protocol import load_predictor
-from matmill.verify import metrics
+from matmill.verify import metrics, presets
 from matmill.verify.coverage import composition_fingerprints, coverage
-from matmill.verify.evaluation import PROTOCOL
 from matmill.verify.hull import Hull
 from matmill.verify.metrics import Metric, mean, share
 from matmill.verify.novelty import STRUCTURE_FILES, KnownIndex, find_known, first_of_each
@@ -196,7 +195,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    report = {"command": " ".join(sys.argv), "protocol": PROTOCOL, "n": arguments.n}
+    protocol = presets.find("matmill-1").model_dump(mode="json")
+    report = {"command": " ".join(sys.argv), "protocol": protocol, "n": arguments.n}
     columns, signs = {}, {}
     if arguments.samples:
         folder = arguments.work / arguments.samples.stem

@@ -6,20 +6,17 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from matmill import __version__
-from matmill.campaign import charts, provenance
+from matmill import __version__, charts
+from matmill.campaign import provenance
 from matmill.campaign.plan import CampaignSettings
 from matmill.campaign.ranking import target_value
 from matmill.campaign.results import FEW_ENTRIES, Results
 from matmill.campaign.store import Store
-from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.elements import SYMBOLS, table
+from matmill.crystals import viewing
 from matmill.crystals.lattice import to_parameters
-from matmill.crystals.symmetry import SYMPREC, conventional
+from matmill.crystals.symmetry import SYMPREC
 from matmill.quantities import BY_COLUMN
 from matmill.verify.verdict import Fate
-
-_MAX_ATOMS_SHOWN = 200
 
 
 def write(
@@ -51,7 +48,7 @@ def write(
         n_delivered=len(results.delivered),
         n_on_target=results.n_on_target,
         warnings=warnings or [],
-        funnel=charts.bars(results.funnel),
+        funnel=charts.bars(results.funnel, title="Number of candidates after each step"),
         fates=[(fate, n, Fate(fate).explanation) for fate, n in results.fates.items()],
         heads=heads,
         rows=rows,
@@ -59,9 +56,9 @@ def write(
         charts=_charts(results, columns),
         hull_chart=_hull_chart(results),
         record=json.dumps(record, indent=2, ensure_ascii=False),
-        viewer=folder.joinpath("viewer.js").read_text(encoding="utf-8"),
-        styles=_script(_styles(results.crystals)),
-        crystals=_script(_crystals(results)),
+        viewer=viewing.viewer(),
+        styles=viewing.script(viewing.styles(results.crystals)),
+        crystals=viewing.script(_crystals(results)),
     )
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -163,23 +160,11 @@ def _hull_chart(results: Results) -> str:
 
 
 def _crystals(results: Results) -> list[dict[str, Any]]:
-    """Return what the viewer draws: conventional cells where the symmetry search gives one."""
-    shown = conventional(results.crystals, SYMPREC)
+    """Return what the viewer draws."""
     parameters = to_parameters(results.crystals.lattice).tolist()
-    entries = []
-    for i, row in enumerate(results.rows):
-        batch = shown if int(shown.n_atoms[i]) <= _MAX_ATOMS_SHOWN else results.crystals
-        atoms = batch.atoms_of(i)
-        entries.append(
-            {
-                "name": f"{row['name']}   {row['space_group_symbol']}",
-                "lattice": _rounded(batch.lattice[i].tolist()),
-                "frac": _rounded(batch.frac_coords[atoms].tolist()),
-                "symbols": [SYMBOLS[z] for z in batch.atomic_numbers[atoms].tolist()],
-                "facts": _facts(row, parameters[i]),
-            }
-        )
-    return entries
+    names = [f"{row['name']}   {row['space_group_symbol']}" for row in results.rows]
+    facts = [_facts(row, cell) for row, cell in zip(results.rows, parameters, strict=True)]
+    return viewing.entries(results.crystals, names, facts, symprec=SYMPREC)
 
 
 def _facts(row: dict[str, Any], cell: list[float]) -> str:
@@ -198,28 +183,3 @@ def _facts(row: dict[str, Any], cell: list[float]) -> str:
         if row.get(column) is not None
     ]
     return "\n".join(lines)
-
-
-def _styles(crystals: CrystalBatch) -> dict[str, dict[str, Any]]:
-    """Return colour (0-255, the convention of Jmol) and covalent radius (Å) by symbol."""
-    from ase.data.colors import jmol_colors
-
-    radii = table("covalent_radius")
-    styles = {}
-    for z in sorted(set(crystals.atomic_numbers.tolist())):
-        color = jmol_colors[z] if z < len(jmol_colors) else (0.7, 0.7, 0.7)
-        radius = radii[z].item()
-        styles[SYMBOLS[z]] = {
-            "color": [round(255 * float(c)) for c in color],
-            "radius": 1.5 if math.isnan(radius) else round(radius, 2),
-        }
-    return styles
-
-
-def _script(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return JSON that may stand inside a script element."""
-    return json.dumps(value, ensure_ascii=False).replace("</", "<\\/")
-
-
-def _rounded(values: list[list[float]]) -> list[list[float]]:
-    return [[round(x, 5) for x in row] for row in values]

@@ -1,73 +1,191 @@
-"""``matmill evaluate``: one sheet of numbers about a set of generated crystals."""
+"""``matmill evaluate`` and ``matmill compare``: scorecards of generated crystals."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Json, Out, Quiet, Seed
+from matmill.cli.options import Json, Quiet, Seed
 from matmill.cli.output import print_json, print_table
+from matmill.errors import InputError
+
+if TYPE_CHECKING:
+    from matmill.verify.scorecard.card import Scorecard
+    from matmill.verify.scorecard.subject import Energies
+
+_SHOWN_FAILURES = 10
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add the commands to the program."""
     app.command("evaluate")(evaluate)
+    app.command("compare")(compare)
 
 
 def evaluate(
     files: Annotated[
-        list[Path], typer.Argument(help="Structure files or folders: CIF, extxyz, Parquet, …")
+        list[Path],
+        typer.Argument(help="Samples: folders or zips of CIFs, extxyz, Parquet, pymatgen JSON."),
     ],
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="Crystals whose distributions to compare with."),
+        typer.Option("--reference", help="Training set: novelty, distributions, signatures."),
     ] = None,
-    n_relax: Annotated[
-        int, typer.Option("--relax", min=0, help="Relax this many of them; 0 skips energies.")
-    ] = 0,
-    out: Out = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", help="Known crystals kept from training: coverage, distributions."),
+    ] = None,
+    relax: Annotated[
+        str, typer.Option("--relax", help="Relax the first N samples, or all; 0 skips energies.")
+    ] = "0",
+    hull: Annotated[
+        Path | None, typer.Option("--hull", help="Hull table; the one that ships unless given.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            help="matmill-1, cdvae, diffcsp-csp, mattergen, lemat-genbench or matbench-genmetrics.",
+        ),
+    ] = "matmill-1",
+    n_requested: Annotated[
+        int | None,
+        typer.Option("--n-requested", min=1, help="Asked of the generator; what lacks failed."),
+    ] = None,
+    csp: Annotated[
+        bool, typer.Option("--csp", help="Sample i was to be test crystal i: match rate, METRe.")
+    ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Compare predicted formation energies too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for everything, or one .json, .parquet or .html file."
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge crystals: validity, symmetry, uniqueness, novelty and, if asked, stability.
+    """Judge the crystals of any generator: one scorecard with counts, intervals and a protocol.
 
-    Every share is printed with its numerator and denominator. Novelty is judged with the index
-    that ships; with MATMILL_DATA set to a folder of known structures, matches are confirmed. With
-    --reference the ways in which generators break are looked for as well, with advice.
-    Nothing is drawn at random; --seed is there for uniformity.
+    Validity, symmetry, uniqueness and novelty always; distributions, novelty against training and
+    failure signatures with --reference; coverage with --test; stability, SUN and RMSD with
+    --relax. Every sample gets a status, none is dropped. Novelty is judged with the index that
+    ships; with MATMILL_DATA set to a folder of known structures, matches are confirmed.
 
-    Example: matmill evaluate samples.extxyz --reference train.parquet --relax 100
+    Example: matmill evaluate samples.zip --reference train.parquet --relax 100 --out scorecard/
     """
-    from matmill.verify.evaluation import PROTOCOL, evaluate_files, signatures_of_files
+    from matmill.verify.evaluation import evaluate_files
 
-    del seed  # nothing is drawn
-    with progress.show(quiet=quiet) as on_event:
-        found, complaints = evaluate_files(
-            files, reference=reference, n_relax=n_relax, on_event=on_event
+    hint = "Nothing was written; --relax N relaxes fewer samples."
+    with progress.resumable(hint), progress.show(quiet=quiet) as on_event:
+        card = evaluate_files(
+            files,
+            reference=reference,
+            test=test,
+            hull=hull,
+            energies=_energies() if energy else None,
+            protocol=protocol,
+            n_relax=_n_relax(relax),
+            n_requested=n_requested,
+            is_prediction=csp,
+            out=out,
+            seed=seed,
+            on_event=on_event,
         )
-        signs = [] if reference is None else signatures_of_files(files, reference)
-    for complaint in complaints:
-        typer.echo(f"Left out: {complaint}", err=True)
-    report: dict[str, object] = {
-        "protocol": PROTOCOL,
-        "metrics": [asdict(metric) for metric in found],
-    }
-    if signs:
-        report["signatures"] = [asdict(signature) for signature in signs]
-    if out is not None:
-        from json import dumps
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if json:
-        print_json(report)
+        print_json(card.as_dict())
         return
-    rows = [(metric.name, *metric.shown()) for metric in found]
-    print_table(["metric", "value", "of"], rows, title=f"Protocol {PROTOCOL['name']}")
-    if signs:
+    _print(card)
+    if out is not None:
+        typer.echo(f"Written to {out}.")
+
+
+def compare(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Scorecards: JSON files, or folders that evaluate wrote."),
+    ],
+    json: Json = False,
+) -> None:
+    """Put scorecards side by side, if they were made by the same protocol.
+
+    Numbers of different protocols, reference sets, hulls or library versions are refused: they do
+    not mean the same.
+
+    Example: matmill compare flow/scorecard.json random/scorecard.json
+    """
+    from matmill.verify.scorecard.compare import compare_files
+
+    found = compare_files(files)
+    if json:
+        print_json(
+            {
+                "protocol": found.protocol[0],
+                "protocol_id": found.protocol[1],
+                "names": found.names,
+                "counts": found.counts,
+                "rows": [
+                    {
+                        "group": title,
+                        "label": label,
+                        "numbers": [None if n is None else n.as_dict() for n in numbers],
+                    }
+                    for title, label, numbers in found.rows
+                ],
+            }
+        )
+        return
+    rows: list[list[str]] = [
+        ["", name, *(f"{counts[name]:,}" for counts in found.counts)] for name in found.counts[0]
+    ]
+    last = ""
+    for title, label, numbers in found.rows:
+        cells = []
+        for number in numbers:
+            shown = None if number is None else number.shown()
+            cells.append("–" if shown is None else f"{shown[0]}  [{shown[1]}]")
+        rows.append([title if title != last else "", label, *cells])
+        last = title
+    title = f"Protocol {found.protocol[0]}, id {found.protocol[1]}"
+    print_table(["", "metric [95 % interval]", *found.names], rows, title=title)
+
+
+def _n_relax(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text.isdigit():
+        return int(text)
+    raise InputError(f"--relax '{text}' is no number of samples. Give one, or all.")
+
+
+def _energies() -> "tuple[str, Energies]":
+    from matmill.predict.protocol import load_predictor
+
+    predictor = load_predictor("formation_energy_per_atom")
+    return "formation_energy_per_atom", lambda batch: predictor.predict(batch).mean
+
+
+def _print(card: "Scorecard") -> None:
+    counts = ", ".join(f"{name} {count:,}" for name, count in card.counts.items())
+    title = f"{card.name}: {counts}. Protocol {card.basis.protocol.name}, id {card.basis.id}"
+    rows, last = [], ""
+    for group, numbers in card.groups.items():
+        for number in numbers:
+            rows.append((group if group != last else "", number.label, *number.shown()))
+            last = group
+    heads = ["", "metric", "value", "95 % interval", "out of", "per valid"]
+    print_table(heads, rows, title=title)
+    print_table(["status", "samples"], list(card.statuses.items()))
+    failed = [row for row in card.rows if row["status"] != "ok"]
+    for row in failed[:_SHOWN_FAILURES]:
+        typer.echo(f"{row['name']}: {row['status']}: {row['reason']}", err=True)
+    if len(failed) > _SHOWN_FAILURES:
+        typer.echo(f"… and {len(failed) - _SHOWN_FAILURES} more; --out has all of them.", err=True)
+    if card.signatures:
         verdicts = [
             (
                 sign.name,
@@ -75,6 +193,8 @@ def evaluate(
                 f"{sign.value:.3g} against {sign.reference:.3g}",
                 sign.advice if sign.is_found else "",
             )
-            for sign in signs
+            for sign in card.signatures
         ]
         print_table(["signature", "", "measured, known", "advice"], verdicts)
+    for line in [*card.basis.protocol.departures, *card.notes]:
+        typer.echo(f"Note: {line}.", err=True)

@@ -153,13 +153,23 @@ def write(
     return [target]
 
 
+def entries_of(path: Path, kind: str) -> Iterator[Record | Complaint]:
+    """Yield what one file holds, unchecked, one by one; for all formats but Parquet.
+
+    Args:
+        path: The file.
+        kind: What `format_of` says, or what its content says.
+    """
+    return _READERS[kind](path)
+
+
 def _read_one(file: Path) -> ReadResult:
     kind = format_of(file)
     if kind is None:
         raise _unknown_suffix(file)
     if kind == "parquet":
         return parquet.read(file)
-    return collect(str(file), _READERS[kind](file))
+    return collect(str(file), entries_of(file, kind))
 
 
 def _join(results: list[ReadResult]) -> CrystalBatch:

@@ -21,6 +21,10 @@ from matmill.crystals.periodic import wrap
 
 OVERLAP_ANGSTROM = 0.01
 MIN_VOLUME_PER_ATOM = 0.1  # Å³; hydrogen under gigantic pressure has 1
+TOO_DENSE = f"the cell has less than {MIN_VOLUME_PER_ATOM} Å³ per atom"
+OVERLAP = f"two atoms are closer than {OVERLAP_ANGSTROM} Å"
+GEOMETRY_FLAWS = frozenset({TOO_DENSE, OVERLAP})
+"""Reasons of complaints about crystals that could be read, with an impossible geometry."""
 _PAIRS_AT_ONCE = 4_000_000
 
 
@@ -182,7 +186,7 @@ def find_flaws(batch: CrystalBatch) -> dict[int, tuple[str, str]]:
     )
     blame(
         batch.volume < MIN_VOLUME_PER_ATOM * batch.n_atoms,
-        f"the cell has less than {MIN_VOLUME_PER_ATOM} Å³ per atom",
+        TOO_DENSE,
         "Check the lattice vectors and their unit (Å).",
     )
     sound = torch.ones(len(batch), dtype=torch.bool)
@@ -190,7 +194,7 @@ def find_flaws(batch: CrystalBatch) -> dict[int, tuple[str, str]]:
     index = torch.nonzero(sound).flatten()
     blame(
         torch.zeros(len(batch), dtype=torch.bool).index_fill_(0, index[_overlaps(batch, index)], 1),
-        f"two atoms are closer than {OVERLAP_ANGSTROM} Å",
+        OVERLAP,
         "Remove the double atom, or order the sites that share a position.",
     )
     return flaws

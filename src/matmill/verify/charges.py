@@ -5,7 +5,8 @@ element by element, so neither the number of elements nor mixed valence needs a 
 """
 
 from functools import lru_cache
-from math import gcd
+from math import gcd, isnan, prod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -54,7 +55,13 @@ def charge_neutral(
 
 
 def smact_valid(
-    batch: CrystalBatch, table: str = "icsd24", *, mixed_valence: bool = False
+    batch: CrystalBatch,
+    table: str = "icsd24",
+    *,
+    mixed_valence: bool = False,
+    alloys: bool = True,
+    missing_passes: bool = False,
+    combination_limit: int | None = None,
 ) -> Bool[Tensor, " n_crystals"]:
     """Tell whether a composition is valid by SMACT's rule.
 
@@ -66,11 +73,17 @@ def smact_valid(
         batch: The crystals; counts are reduced first.
         table: Name of an oxidation table of `crystals.elements`.
         mixed_valence: Let atoms of the elements in `MIXED_VALENCE` differ in charge.
+        alloys: Metals alone are valid without a test.
+        missing_passes: A neutral choice with an unknown electronegativity passes, as in CDVAE and
+            what came from it; SMACT fails it.
+        combination_limit: More combinations of states than this are invalid untested, as in DiffCSP
+            (10,000,000).
 
     Source:
         Davies et al., SMACT: Semiconducting Materials by Analogy and Chemical Theory (2019).
     """
-    verdicts = [_smact(c, table, mixed_valence) for c in _compositions(batch)]
+    rules = _Rules(table, mixed_valence, alloys, missing_passes, combination_limit)
+    verdicts = [_smact(c, rules) for c in _compositions(batch)]
     return torch.tensor(verdicts, dtype=torch.bool)
 
 
@@ -88,12 +101,23 @@ def composition_kinds(
         elif all(_IS_METAL[z] == 1.0 for z, _ in composition):
             kinds.append("metals")
         else:
-            kinds.append("neutral" if _smact(composition, table, mixed_valence) else "invalid")
+            rules = _Rules(table, mixed_valence)
+            kinds.append("neutral" if _smact(composition, rules) else "invalid")
     return kinds
 
 
 Composition = tuple[tuple[int, int], ...]
 """Pairs of atomic number and reduced count, by atomic number."""
+
+
+class _Rules(NamedTuple):
+    """The switches of `smact_valid`, a key of the cache."""
+
+    table: str
+    mixed_valence: bool
+    alloys: bool = True
+    missing_passes: bool = False
+    combination_limit: int | None = None
 
 
 def _compositions(batch: CrystalBatch) -> list[Composition]:
@@ -111,10 +135,17 @@ def _compositions(batch: CrystalBatch) -> list[Composition]:
 
 
 @lru_cache(maxsize=200_000)
-def _smact(composition: Composition, table: str, mixed_valence: bool) -> bool:
-    if len(composition) == 1 or all(_IS_METAL[z] == 1.0 for z, _ in composition):
+def _smact(composition: Composition, rules: _Rules) -> bool:
+    metals = all(_IS_METAL[z] == 1.0 for z, _ in composition)
+    if len(composition) == 1 or (rules.alloys and metals):
         return True
-    return _neutral(composition, table, mixed_valence, True)
+    if rules.combination_limit is not None:
+        sizes = [len(oxidation_states(SYMBOLS[z], rules.table)) for z, _ in composition]
+        if prod(sizes) > rules.combination_limit:
+            return False
+    if rules.missing_passes and any(isnan(_ELECTRONEGATIVITY[z]) for z, _ in composition):
+        return _neutral(composition, rules.table, rules.mixed_valence, False)
+    return _neutral(composition, rules.table, rules.mixed_valence, True)
 
 
 @lru_cache(maxsize=200_000)

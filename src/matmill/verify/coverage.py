@@ -132,20 +132,37 @@ def coverage(
         scaler: Composition fingerprints of training crystals, to standardise by.
         cutoffs: Largest distances in structure and in composition.
     """
-    mean_, width = scaler.mean(0), scaler.std(0)
-    width = torch.where(width > 1e-9, width, torch.ones_like(width))
-    mine, theirs = ((x - mean_) / width for x in (generated[1], reference[1]))
-    structure = _smallest(generated[0], reference[0])
-    composition = _smallest(mine, theirs)
-    near = [(structure[side] <= cutoffs[0]) & (composition[side] <= cutoffs[1]) for side in (0, 1)]
+    mine, theirs = nearest(generated, reference, scaler)
+    near = [(s <= cutoffs[0]) & (c <= cutoffs[1]) for s, c in (mine, theirs)]
     return [
         share(f"COV-R ({cutoffs[0]:g}/{cutoffs[1]:g})", near[1]),
         share(f"COV-P ({cutoffs[0]:g}/{cutoffs[1]:g})", near[0]),
-        mean("AMSD-R", structure[1]),
-        mean("AMSD-P", structure[0]),
-        mean("AMCD-R", composition[1]),
-        mean("AMCD-P", composition[0]),
+        mean("AMSD-R", theirs[0]),
+        mean("AMSD-P", mine[0]),
+        mean("AMCD-R", theirs[1]),
+        mean("AMCD-P", mine[1]),
     ]
+
+
+Distances = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
+"""Of each crystal, to the nearest of the other set: in structure, and in composition."""
+
+
+def nearest(
+    generated: tuple[Float[Tensor, "n 61"], Float[Tensor, "n 132"]],
+    reference: tuple[Float[Tensor, "m 61"], Float[Tensor, "m 132"]],
+    scaler: Float[Tensor, "k 132"],
+) -> tuple[Distances, Distances]:
+    """Return the smallest distances of the samples, and those of the known crystals.
+
+    Infinite for crystals without a fingerprint. Arguments as of `coverage`.
+    """
+    middle, width = scaler.mean(0), scaler.std(0)
+    width = torch.where(width > 1e-9, width, torch.ones_like(width))
+    mine, theirs = ((x - middle) / width for x in (generated[1], reference[1]))
+    structure = _smallest(generated[0], reference[0])
+    composition = _smallest(mine, theirs)
+    return (structure[0], composition[0]), (structure[1], composition[1])
 
 
 def _smallest(

@@ -1,150 +1,274 @@
-"""One sheet about a set of crystals: what `matmill evaluate` prints.
+"""Judging a set of crystals: read, check, compare, relax, and return one `Scorecard`.
 
-Every number keeps its numerator and denominator. The denominator is the number of crystals given;
-of the numbers after relaxation, the number that relaxation was tried on.
+Every share keeps its numerator and denominator, every number its interval, every sample a status.
+What the numbers were made with is in the card, as a protocol with an id.
 """
 
+import hashlib
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
-from matmill.crystals.facts import n_elements
 from matmill.crystals.files import read
-from matmill.progress import Event, OnEvent, ignore
-from matmill.verify import metrics
+from matmill.errors import InputError
+from matmill.progress import OnEvent, ignore
+from matmill.verify import presets, protocols
 from matmill.verify.hull import Hull
-from matmill.verify.metrics import Metric
-from matmill.verify.novelty import KnownIndex, find_known, first_of_each
+from matmill.verify.novelty import KnownIndex
 from matmill.verify.potentials import Potential, load_chgnet
-from matmill.verify.relax import RelaxSettings, relax
+from matmill.verify.protocols import Basis, Protocol
+from matmill.verify.samples import Samples, as_samples, read_samples
+from matmill.verify.scorecard import output
+from matmill.verify.scorecard.card import Scorecard, count_statuses
+from matmill.verify.scorecard.groups import GROUPS
+from matmill.verify.scorecard.subject import Energies, Subject
 from matmill.verify.signatures import Signature, signatures
-from matmill.verify.validity import check
 
-PROTOCOL = {
-    "name": "matmill-1",
-    "distances": "0.5 Å and 1.5 Å with periodic self-images",
-    "composition": "SMACT 4.0, table icsd24, alloys valid, no mixed valence",
-    "symmetry": "moyopy, symprec 0.1",
-    "matcher": "pymatgen StructureMatcher 0.2/0.3/5",
-    "relaxation": "CHGNet 0.3.0, FIRE on cell and positions, fmax 0.1 eV/Å, 200 steps",
-}
-"""What the numbers were made with; numbers of different protocols are never compared."""
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """What samples are compared with.
+
+    Attributes:
+        reference: The training set.
+        test: Known crystals that the generator never saw.
+        index: Known crystals; the index that ships unless given.
+        hull: The hull; the one that ships unless given.
+        potential: That of the hull; CHGNet 0.3.0 unless given.
+        energies: Predicts energies whose distributions are compared.
+        energy_model: Name and hash of what predicts them.
+    """
+
+    reference: CrystalBatch | None = None
+    test: CrystalBatch | None = None
+    index: KnownIndex | None = None
+    hull: Hull | None = None
+    potential: Potential | None = None
+    energies: Energies | None = None
+    energy_model: str | None = None
 
 
 def evaluate(
-    batch: CrystalBatch,
+    samples: CrystalBatch | Samples,
+    against: Against | None = None,
     *,
-    reference: CrystalBatch | None = None,
-    known: KnownIndex | None = None,
-    n_relax: int = 0,
-    potential: Potential | None = None,
-    hull: Hull | None = None,
+    protocol: str | Protocol = presets.DEFAULT,
+    n_relax: int | None = 0,
+    is_prediction: bool = False,
+    name: str = "samples",
+    seed: int = 0,
     on_event: OnEvent = ignore,
-) -> list[Metric]:
-    """Return the sheet of a set of crystals.
+) -> Scorecard:
+    """Return the scorecard of a set of crystals.
 
     Args:
-        batch: The crystals, float64.
-        reference: Crystals whose distributions are wanted; None leaves those distances out.
-        known: Index that novelty is judged with; the one that ships unless given.
-        n_relax: How many of the crystals, from the first on, to relax and place above the hull.
-        potential: CHGNet 0.3.0 unless given.
-        hull: The one that ships unless given; it must be of the same potential.
+        samples: Crystals, or what `read_samples` read, with everything that failed.
+        against: What to compare with.
+        protocol: A preset by name, or switches of your own.
+        n_relax: How many samples, from the first on, to relax; None relaxes all.
+        is_prediction: Sample i was meant for crystal i of the test set.
+        name: Of the set, for tables.
+        seed: Of draws and of the resamples behind the intervals.
         on_event: Told about the progress.
     """
-    found = [
-        metrics.geometric_validity(batch),
-        metrics.roomy(batch),
-        *metrics.compositional_validity(batch),
-        metrics.mean("number of elements", n_elements(batch)),
-        metrics.p1_share(batch),
-    ]
-    if reference is not None:
-        found += metrics.distribution_distances(batch, reference)
-    on_event(Event(stage="match", done=0, total=len(batch)))
-    first = torch.tensor(first_of_each(batch), dtype=torch.int64)
-    is_first = first == torch.arange(len(batch))
-    matches = find_known(batch, known or KnownIndex.load())
-    is_new = torch.tensor([match is None for match in matches], dtype=torch.bool)
-    on_event(Event(stage="match", done=len(batch), total=len(batch)))
-    found.append(metrics.share("uniqueness (0.2/0.3/5)", is_first))
-    found.append(metrics.share("novelty", is_new))
-    found.append(metrics.share("unique and novel", is_first & is_new))
-    if n_relax:
-        chosen = torch.arange(min(n_relax, len(batch)))
-        found += _after_relaxation(
-            batch.select(chosen),
-            (is_first & is_new)[chosen],
-            potential or load_chgnet(),
-            hull or Hull.load(),
-            on_event,
-        )
-    return found
+    against = against or Against()
+    rules = presets.find(protocol) if isinstance(protocol, str) else protocol
+    found = as_samples(samples) if isinstance(samples, CrystalBatch) else samples
+    given_hull, given_potential = against.hull, against.potential
+    subject = Subject(
+        samples=found,
+        protocol=rules,
+        reference=against.reference,
+        test=against.test,
+        n_relax=found.n_requested if n_relax is None else n_relax,
+        is_prediction=is_prediction,
+        index=against.index,
+        load_hull=Hull.load if given_hull is None else lambda: given_hull,
+        load_potential=load_chgnet if given_potential is None else lambda: given_potential,
+        energies=against.energies,
+        seed=seed,
+        on_event=on_event,
+    )
+    numbers, notes = {}, list(_reading_notes(found))
+    columns: dict[str, Tensor | Sequence[object]] = {}
+    seconds: dict[str, float] = {}
+    for title, group in GROUPS:
+        begin = time.perf_counter()
+        answer = group(subject)
+        if answer.numbers:
+            numbers[title] = answer.numbers
+        columns.update(answer.columns)
+        notes += answer.notes
+        seconds[title] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    signs, why_not = _signatures(subject)
+    seconds["Failure signatures"] = time.perf_counter() - begin
+    n_relaxed = int(subject.relaxation.converged.sum()) if subject.n_relax else 0
+    return Scorecard(
+        name=name,
+        basis=_basis(subject, against),
+        counts={
+            "n_requested": found.n_requested,
+            "n_parsed": found.n_parsed,
+            "n_valid": subject.n_valid,
+            "n_relaxed": n_relaxed,
+        },
+        groups=numbers,
+        statuses=count_statuses(subject.status, found.n_requested),
+        signatures=signs,
+        notes=[*notes, *why_not],
+        rows=_rows(subject, columns),
+        seconds=seconds,
+        seed=seed,
+    )
 
 
 def evaluate_files(
     files: Sequence[Path],
     *,
     reference: Path | None = None,
-    n_relax: int = 0,
+    test: Path | None = None,
+    hull: Path | None = None,
+    energies: tuple[str, Energies] | None = None,
+    protocol: str = presets.DEFAULT,
+    n_relax: int | None = 0,
+    n_requested: int | None = None,
+    is_prediction: bool = False,
+    out: Path | None = None,
+    seed: int = 0,
     on_event: OnEvent = ignore,
-) -> tuple[list[Metric], list[str]]:
-    """Read crystals and return their sheet, with one line per crystal that could not be read.
+) -> Scorecard:
+    """Read samples of any generator, return their scorecard, and write it if asked.
 
-    The first number is the share that could be read; the others are about those.
+    Args:
+        files: Structure files, folders and zips.
+        reference: The training set.
+        test: Known crystals that the generator never saw.
+        hull: A hull table; the one that ships unless given.
+        energies: Name and function of an energy predictor.
+        protocol: Name of a preset.
+        n_relax: How many samples to relax; None relaxes all.
+        n_requested: How many samples were asked of the generator.
+        is_prediction: Sample i was meant for crystal i of the test set.
+        out: A folder for everything, or one file: ``.json``, ``.parquet`` or ``.html``.
+        seed: Of draws and resamples.
+        on_event: Told about the progress.
+
+    Raises:
+        DataError: If a file is missing or holds nothing.
+        InputError: If the options do not fit together, or the protocol is not offered.
     """
-    result = read(list(files), on_event=on_event)
-    batch = result.crystals.to(dtype=torch.float64)
-    compared = None if reference is None else read(reference).crystals.to(dtype=torch.float64)
-    n_broken = len(result.complaints)
-    readable = torch.arange(len(batch) + n_broken) < len(batch)
-    found = [metrics.share("readable", readable)]
-    found += evaluate(batch, reference=compared, n_relax=n_relax, on_event=on_event)
-    return found, [str(complaint) for complaint in result.complaints]
+    rules = presets.find(protocol)  # a wrong name costs no reading
+    if is_prediction and test is None:
+        raise InputError("--csp needs --test, the crystals that were to be predicted.")
+    output.check(out)
+    samples = read_samples(files, n_requested=n_requested, on_event=on_event)
+    against = Against(
+        reference=_known(reference),
+        test=_known(test),
+        hull=None if hull is None else Hull.load(hull),
+        energies=None if energies is None else energies[1],
+        energy_model=None if energies is None else energies[0],
+    )
+    card = evaluate(
+        samples,
+        against,
+        protocol=rules,
+        n_relax=n_relax,
+        is_prediction=is_prediction,
+        name=files[0].name.split(".")[0] or str(files[0]),
+        seed=seed,
+        on_event=on_event,
+    )
+    if out is not None:
+        output.write(card, out, samples=samples, against=(against.reference, against.test))
+    return card
 
 
-def signatures_of_files(files: Sequence[Path], reference: Path) -> list[Signature]:
-    """Read crystals and known ones, and return the failure signatures that the former show.
+def content_hash(batch: CrystalBatch) -> str:
+    """Return a hash of the numbers of a set of crystals, whatever file they are from."""
+    digest = hashlib.sha256()
+    for values in (batch.lattice, batch.frac_coords, batch.atomic_numbers, batch.n_atoms):
+        digest.update(values.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
-    Fewer than two crystals on either side show nothing: the list is empty.
-    """
-    batch, known = (read(paths).crystals for paths in (list(files), reference))
+
+def _known(path: Path | None) -> CrystalBatch | None:
+    return None if path is None else read(path).crystals.to(dtype=torch.float64)
+
+
+def _basis(subject: Subject, against: Against) -> Basis:
+    potential = subject.load_potential() if subject.n_relax else None
+    hull = subject.hull if subject.n_relax else None
+    index = subject.known_index
+
+    def hashed(batch: CrystalBatch | None) -> str | None:
+        return None if batch is None else content_hash(batch)
+
+    return Basis(
+        protocol=subject.protocol,
+        reference=hashed(subject.reference),
+        test=hashed(subject.test),
+        known_index=f"{index.name} {index.hash}",
+        hull=None if hull is None else f"{hull.name} {hull.hash}",
+        potential=None if potential is None else f"{potential.name} {potential.hash}",
+        energy_model=against.energy_model,
+        versions=protocols.versions(),
+    )
+
+
+def _signatures(subject: Subject) -> tuple[list[Signature], list[str]]:
+    """Return the ways to break that can be looked for, or a note why none can."""
+    known = subject.test if subject.test is not None else subject.reference
+    training = subject.reference if subject.test is not None else None
+    batch = subject.batch
+    if known is None:
+        return [], ["failure signatures need --reference or --test"]
     if min(len(batch), len(known)) < 2:
+        return [], ["failure signatures need two crystals on either side"]
+    first = None
+    if subject.protocol.matching.judged_on == "generated":
+        first = [subject.same.first.get(i, i) for i in range(len(batch))]
+    try:
+        return signatures(batch, known, training, first=first, seed=subject.seed), []
+    except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
+        return [], [f"failure signatures could not be tested: {error}"[:200]]
+
+
+def _reading_notes(samples: Samples) -> list[str]:
+    n = len(samples.ignored)
+    if not n:
         return []
-    return signatures(batch.to(dtype=torch.float64), known.to(dtype=torch.float64))
+    shown = ", ".join(Path(name).name for name in samples.ignored[:3])
+    return [f"{n} file(s) of unknown kind count as nothing: {shown}{' …' if n > 3 else ''}"]
 
 
-def _after_relaxation(
-    batch: CrystalBatch,
-    is_new: torch.Tensor,
-    potential: Potential,
-    hull: Hull,
-    on_event: OnEvent,
-) -> list[Metric]:
-    """Return what relaxation and the hull say; what cannot be relaxed counts as failed."""
-    n = len(batch)
-    objections = check(batch)
-    good = torch.tensor([i for i, fate in enumerate(objections) if fate is None], dtype=torch.int64)
-    start = batch.select(good)
-    result = relax(start, potential, RelaxSettings(), on_event=on_event)
-    above = torch.full((n,), torch.nan, dtype=torch.float64)
-    distance = hull.energy_above(result.energy_ev, result.batch)
-    above[good] = torch.where(result.converged, distance, torch.full_like(distance, torch.nan))
-    converged = torch.zeros(n, dtype=torch.bool)
-    converged[good] = result.converged
-    drop = 1000 * (result.start_energy_ev - result.energy_ev) / start.n_atoms
-    moved = metrics.relaxation_rmsd(start, result.batch)
-    return [
-        metrics.share("relaxation converges", converged),
-        metrics.metastable_share(above, 0.0),
-        metrics.metastable_share(above, 0.1),
-        metrics.metastable_share(above, 0.2),
-        metrics.share("SUN: stable (<= 0), unique, novel", (above <= 0.0) & is_new),
-        metrics.share("MSUN: <= 0.1 eV/atom, unique, novel", (above <= 0.1) & is_new),
-        metrics.mean("energy above hull of the converged (eV/atom)", above),
-        metrics.mean("energy drop in relaxation (meV/atom)", drop[result.converged]),
-        metrics.mean("RMSD in relaxation (Å)", moved[result.converged]),
-        metrics.mean("relaxation steps", result.steps.double()),
-    ]
+def _rows(subject: Subject, columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one dictionary a sample: where it is from, its status, and what was found of it."""
+    values = {
+        name: column.tolist() if isinstance(column, Tensor) else list(column)
+        for name, column in columns.items()
+    }
+    crystal_of = {entry: i for i, entry in enumerate(subject.samples.place.tolist())}
+    formulas = subject.batch.formula
+    rows: list[dict[str, Any]] = []
+    for e, entry in enumerate(subject.samples.entries):
+        i = crystal_of.get(e)
+        row: dict[str, Any] = {
+            "position": e + 1,
+            "name": entry.name,
+            "file": entry.file,
+            "row": entry.row,
+            "status": subject.status[e].value,
+            "reason": subject.reason[e],
+            "formula": None if i is None else formulas[i],
+        }
+        row |= {name: None if i is None else column[i] for name, column in values.items()}
+        rows.append(row)
+    return rows

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +22,7 @@ __all__ = [
     "charge_neutral",
     "check",
     "composition_kinds",
+    "roomy_by_radii",
     "smact_valid",
     "smallest_distance",
     "smallest_distance_ratio",
@@ -103,12 +104,19 @@ def check(batch: CrystalBatch, limits: Limits | None = None) -> list[Fate | None
     return fates
 
 
-def smallest_distance(batch: CrystalBatch) -> Float[Tensor, " n_crystals"]:
+def smallest_distance(
+    batch: CrystalBatch, *, self_images: bool = True
+) -> Float[Tensor, " n_crystals"]:
     """Return the smallest distance in Å between two atoms, or an atom and its own image.
 
     Exact for any cell: pairs are measured in the Minkowski-reduced cell.
+
+    Args:
+        batch: Any number of crystals.
+        self_images: Look at an atom's own images too; without them a crystal of one atom has an
+            infinite distance.
     """
-    smallest, _ = _smallest(batch, None)
+    smallest, _ = _smallest(batch, None, self_images=self_images)
     return smallest
 
 
@@ -122,22 +130,40 @@ def smallest_distance_ratio(batch: CrystalBatch) -> Float[Tensor, " n_crystals"]
     return smallest
 
 
+def roomy_by_radii(batch: CrystalBatch, scale: float = 0.5) -> Bool[Tensor, " n_crystals"]:
+    """Return where no two atoms are closer than ``scale`` times (0.7 Å + both atomic radii).
+
+    Own images do not count, so a crystal of one atom always passes; elements without a radius
+    count as 1 Å.
+
+    Source:
+        LeMaterial/lemat-genbench, metrics/validity_metrics.py.
+    """
+    # Half of 0.7 Å goes to each atom of a pair.
+    reach = element_table("atomic_radius").nan_to_num(nan=1.0) + 0.35
+    _, smallest = _smallest(batch, reach, self_images=False)
+    return smallest >= scale
+
+
 _PAIRS_AT_ONCE = 100_000
 _IMAGES = torch.tensor(list(itertools.product((-1, 0, 1), repeat=3)), dtype=torch.float64)
 
 
-def _smallest(batch: CrystalBatch, radii: Tensor | None) -> tuple[Tensor, Tensor]:
+def _smallest(
+    batch: CrystalBatch, radii: Tensor | None, *, self_images: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return the smallest distance of each crystal, and the smallest ratio if radii are given."""
     distance = torch.full((len(batch),), torch.inf, dtype=torch.float64)
     ratio = distance.clone()
     if not len(batch):
         return distance, ratio
     reduced, change = minkowski_reduce(batch.lattice.double())
-    distance = reduced.norm(dim=-1).amin(-1)
+    if self_images:
+        distance = reduced.norm(dim=-1).amin(-1)
     inverse = torch.linalg.inv(change.double())
     frac = torch.einsum("ai,aij->aj", batch.frac_coords.double(), inverse[batch.crystal_index])
     size = radii[batch.atomic_numbers] if radii is not None else None
-    if size is not None:
+    if size is not None and self_images:
         largest = torch.zeros(len(batch), dtype=torch.float64)
         largest = largest.scatter_reduce(0, batch.crystal_index, size, "amax")
         ratio = distance / (2 * largest)

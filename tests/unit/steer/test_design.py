@@ -93,10 +93,10 @@ def test_the_report_stands_alone(summary):
 
 
 def test_a_user_text_cannot_break_the_report(tmp_path):
-    from matmill.campaign.report import _script
+    from matmill.crystals.viewing import script
 
-    assert "</script>" not in _script({"name": "</script><script>alert(1)</script>"})
-    assert json.loads(_script({"a": "</b>"})) == {"a": "</b>"}
+    assert "</script>" not in script({"name": "</script><script>alert(1)</script>"})
+    assert json.loads(script({"a": "</b>"})) == {"a": "</b>"}
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matmill.campaign import charts
+from matmill import charts
 
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'
 values = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=1, max_size=30)
@@ -17,7 +17,8 @@ def shapes(svg, tag):
 
 
 def test_bars_are_as_long_as_their_counts():
-    rects = shapes(charts.bars({"proposed": 200, "relaxed <40>": 50, "none": 0}), "rect")
+    counts = {"proposed": 200, "relaxed <40>": 50, "none": 0}
+    rects = shapes(charts.bars(counts, title="left"), "rect")
     widths = [float(rect.get("width")) for rect in rects]
     assert widths[0] == pytest.approx(4 * widths[1], rel=1e-3)
     assert widths[2] == 1.0
@@ -55,3 +56,18 @@ def test_names_are_escaped():
     svg = charts.intervals([("<b>", 1.0, 0.1)], title="a < b", low=0, high=2)
     assert re.search(r"&lt;b&gt;", svg)
     assert NAMESPACE not in svg
+
+
+def test_compared_histograms_hold_every_value_and_share_an_axis():
+    svg = charts.compared([1, 1, 2, 3], [2, 2, 3, 3], title="elements")
+    heights = [float(bar.get("height")) for bar in shapes(svg, "rect")]
+    assert sum(heights) == pytest.approx(2 * max(heights), rel=0.01)  # half of them are in one bin
+    assert len(shapes(svg, "polyline")) == 1
+    assert charts.compared([math.nan], [1.0], title="x") == "<p>No values.</p>"
+
+
+def test_paired_bars_name_both_shares():
+    svg = charts.paired_bars({"cubic": 0.5, "a<b": 0.25}, {"cubic": 0.125}, title="systems")
+    assert svg.count("<rect") == 3
+    assert "12.5 %" in svg
+    assert "a&lt;b" in svg

@@ -1,0 +1,135 @@
+"""Coverage of the test set: COV-R and COV-P by fingerprints, or by matches."""
+
+import torch
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.symmetry import datasets
+from matmill.verify import coverage as fingerprints
+from matmill.verify.confidence import bootstrap, wilson
+from matmill.verify.patience import patiently
+from matmill.verify.scorecard import sameness
+from matmill.verify.scorecard.findings import Findings
+from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.subject import Subject
+from matmill.verify.statuses import Status
+
+MOST_SITES = 150
+"""Inequivalent sites of a crystal that are looked at: each costs 20 to 40 ms."""
+
+
+def coverage(subject: Subject) -> Findings:
+    """Return COV-R, COV-P and the mean smallest distances behind them.
+
+    Fingerprints cost about a tenth of a second a crystal on either side.
+    """
+    if subject.test is None:
+        return Findings(notes=["coverage needs --test"])
+    rule = subject.protocol.coverage
+    if rule.kind == "matches":
+        return _by_matches(subject, subject.test)
+    wanted = torch.nonzero(subject.is_sound & (subject.room >= 0.5)).flatten().tolist()
+    mine = _structures(subject, subject.batch, wanted, "fingerprints")
+    bad = [i for i in wanted if bool(torch.isnan(mine[i]).any())]
+    reasons = [f"no neighbours could be told, over {MOST_SITES} sites, or too slow"] * len(bad)
+    subject.mark(bad, Status.FINGERPRINT_FAILED, reasons)
+    everyone = list(range(len(subject.test)))
+    theirs = _structures(subject, subject.test, everyone, "fingerprints of the test set")
+    training = subject.test if subject.reference is None else subject.reference
+    near = fingerprints.nearest(
+        (mine, fingerprints.composition_fingerprints(subject.batch)),
+        (theirs, fingerprints.composition_fingerprints(subject.test)),
+        fingerprints.composition_fingerprints(training),
+    )
+    cutoffs = (rule.structure_cutoff, rule.composition_cutoff)
+    is_covered = [(s <= cutoffs[0]) & (c <= cutoffs[1]) for s, c in near]
+    name = f"({cutoffs[0]:g}/{cutoffs[1]:g})"
+    hits, n = int(is_covered[1].sum()), len(subject.test)
+    low, high = wilson(hits, n)
+    recall = Number(
+        key="cov_r",
+        label=f"COV-R {name}",
+        value=hits / n,
+        low=low,
+        high=high,
+        numerator=hits,
+        denominator=n,
+        of="of the test set",
+        is_share=True,
+        note="grows with the number of samples",
+    )
+    precision = subject.share("cov_p", f"COV-P {name}", is_covered[0])
+    return Findings(
+        numbers=[
+            recall,
+            precision,
+            _mean("amsd_r", "AMSD-R, mean smallest structure distance", near[1][0], subject.seed),
+            _mean("amsd_p", "AMSD-P, mean smallest structure distance", near[0][0], subject.seed),
+            _mean("amcd_r", "AMCD-R, mean smallest composition distance", near[1][1], subject.seed),
+            _mean("amcd_p", "AMCD-P, mean smallest composition distance", near[0][1], subject.seed),
+        ],
+        columns={
+            "nearest_structure_distance": near[0][0],
+            "nearest_composition_distance": near[0][1],
+            "is_covered": is_covered[0],
+        },
+    )
+
+
+def _structures(subject: Subject, batch: CrystalBatch, rows: list[int], stage: str) -> Tensor:
+    """Return structure fingerprints; NaN for crystals that were not asked for, or that fail."""
+
+    def count(part: list[int]) -> list[int]:
+        found = datasets(batch.select(part), symprec=0.01)
+        sizes = batch.n_atoms[part].tolist()
+        return [
+            n if data is None else len(set(data.orbits))
+            for n, data in zip(sizes, found, strict=True)
+        ]
+
+    n_sites, _ = patiently(count, rows)
+    wanted = [row for row in rows if n_sites.get(row, MOST_SITES + 1) <= MOST_SITES]
+    found, _ = patiently(
+        lambda part: list(fingerprints.structure_fingerprints(batch.select(part))),
+        wanted,
+        chunk=1,
+        on_done=subject.reporter(stage, len(wanted)),
+    )
+    nothing = torch.full((fingerprints.N_STRUCTURE,), torch.nan, dtype=torch.float64)
+    prints = [found.get(i, nothing) for i in range(len(batch))]
+    return torch.stack(prints) if prints else nothing[None][:0]
+
+
+def _by_matches(subject: Subject, test: CrystalBatch) -> Findings:
+    rule = subject.protocol.matching
+    rows = torch.nonzero(subject.among(rule.among)).flatten().tolist()
+    found, failed = sameness.in_set(subject.batch, rows, test, rule.tolerance)
+    subject.mark(list(failed), Status.MATCHER_TIMEOUT, list(failed.values()))
+    hits = sum(match is not None for match in found.values())
+    return Findings(
+        numbers=[
+            Number(
+                key="coverage_matches",
+                label="samples that match a test crystal, over test crystals",
+                value=hits / len(test),
+                numerator=hits,
+                denominator=len(test),
+                of="of the test set",
+                note="exceeds 1 when there are more samples than test crystals",
+            )
+        ]
+    )
+
+
+def _mean(key: str, label: str, values: Tensor, seed: int) -> Number:
+    good = values[torch.isfinite(values)].numpy()
+    low, high = bootstrap(good, lambda v: float(v.mean()), seed=seed)
+    return Number(
+        key=key,
+        label=label,
+        value=float(good.mean()) if len(good) else float("nan"),
+        low=low,
+        high=high,
+        denominator=len(good),
+        of="with fingerprints",
+    )

@@ -1,0 +1,112 @@
+"""After relaxation: convergence, distance to the hull, SUN, and how far everything moved."""
+
+import torch
+from torch import Tensor
+
+from matmill.verify.confidence import bootstrap
+from matmill.verify.scorecard.findings import Findings
+from matmill.verify.scorecard.novelty import masks_of
+from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.subject import Subject
+
+_RMSD_LABELS = {
+    "aligned": "RMSD in relaxation, atom by atom",
+    "mattergen": "RMSD in relaxation, by MatterGen's matcher",
+    "lemat": "RMSE in relaxation, raw coordinates (LeMat-GenBench)",
+}
+
+
+def stability(subject: Subject) -> Findings:
+    """Return what relaxation and the hull say; what cannot be relaxed counts as failed."""
+    if not subject.n_relax:
+        return Findings(notes=["stability, SUN and relaxation need --relax N or --relax all"])
+    relaxed, n = subject.relaxation, len(subject.batch)
+    rule = subject.protocol.stability
+    above = relaxed.spread(relaxed.above_hull_ev_per_atom, n)
+    converged = relaxed.spread(relaxed.converged, n)
+    steps = relaxed.spread(relaxed.steps.double(), n)
+    is_new, judged = _new(subject)
+
+    def share(key: str, label: str, good: Tensor, note: str = "") -> Number:
+        return subject.share(key, label, good, tried_only=True, note=note)
+
+    numbers = [share("converged", "relaxation converges", converged)]
+    hull = f"hull {subject.hull.name}"
+    for limit in rule.limits_ev_per_atom:
+        label = f"energy above hull ≤ {limit:g} eV/atom"
+        numbers.append(share(f"stable_{limit:g}", label, above <= limit, hull))
+    for limit in rule.limits_ev_per_atom:
+        label = f"SUN@{limit:g}: stable, unique, novel"
+        numbers.append(share(f"sun_{limit:g}", label, (above <= limit) & is_new, judged))
+    symmetric = subject.space_groups(subject.protocol.symmetry.symprec_a)[0] != 1
+    limit = rule.msun_ev_per_atom
+    numbers += [
+        share(
+            "sun",
+            f"SUN, stable at ≤ {rule.sun_ev_per_atom:g} eV/atom",
+            (above <= rule.sun_ev_per_atom) & is_new,
+            judged,
+        ),
+        share("msun", f"MSUN, stable at ≤ {limit:g} eV/atom", (above <= limit) & is_new, judged),
+        share(
+            "ssun",
+            f"SUN@{limit:g} that is not P1 as generated",
+            (above <= limit) & is_new & symmetric,
+            judged,
+        ),
+        _mean(subject, "above_hull", "energy above hull", above, "eV/atom"),
+        _mean(
+            subject,
+            "drop",
+            "energy drop in relaxation",
+            relaxed.spread(relaxed.drop_ev_per_atom, n).where(converged, torch.nan),
+            "eV/atom",
+        ),
+        *(
+            _mean(subject, f"rmsd_{name}", _RMSD_LABELS[name], relaxed.spread(values, n), "Å")
+            for name, values in relaxed.rmsd_a.items()
+        ),
+        _mean(subject, "steps", "relaxation steps", steps.where(converged, torch.nan), ""),
+    ]
+    return Findings(
+        numbers=numbers,
+        columns={
+            "is_converged": converged,
+            "n_relax_steps": steps,
+            "energy_ev_per_atom": relaxed.spread(relaxed.energy_ev_per_atom, n),
+            "energy_drop_ev_per_atom": relaxed.spread(relaxed.drop_ev_per_atom, n),
+            "energy_above_hull_ev_per_atom": above,
+            "unrelaxed_energy_above_hull_ev_per_atom": relaxed.spread(
+                relaxed.single_point_above_hull_ev_per_atom, n
+            ),
+            "is_sun": (above <= rule.sun_ev_per_atom) & is_new,
+            "is_msun": (above <= rule.msun_ev_per_atom) & is_new,
+            "n_competitors": subject.hull.n_competitors(subject.batch),
+            **{f"rmsd_{k}_a": relaxed.spread(v, n) for k, v in relaxed.rmsd_a.items()},
+        },
+    )
+
+
+def _new(subject: Subject) -> tuple[Tensor, str]:
+    """Return which crystals are unique and novel, and on which crystals that was judged."""
+    n = len(subject.batch)
+    if subject.protocol.matching.judged_on == "generated":
+        return masks_of(subject.same, n)["unique_novel"], "new as generated"
+    relaxed = subject.relaxation
+    mask = masks_of(subject.same_relaxed, len(relaxed.batch))["unique_novel"]
+    return relaxed.spread(mask, n), "new after relaxation"
+
+
+def _mean(subject: Subject, key: str, label: str, values: Tensor, unit: str) -> Number:
+    good = values[torch.isfinite(values)].double().numpy()
+    low, high = bootstrap(good, lambda v: float(v.mean()), seed=subject.seed)
+    return Number(
+        key=key,
+        label=f"{label}, mean",
+        value=float(good.mean()) if len(good) else float("nan"),
+        low=low,
+        high=high,
+        denominator=len(good),
+        of="converged",
+        unit=unit,
+    )

@@ -1,0 +1,371 @@
+"""The set that a scorecard is about, and every expensive thing that is known of it, found once.
+
+Stages are computed when a metric first asks. Each marks the samples that fell there: the first
+mark of a sample is its status.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.facts import density
+from matmill.crystals.lattice import to_parameters
+from matmill.crystals.symmetry import find
+from matmill.progress import Event, OnEvent, ignore
+from matmill.verify.charges import composition_kinds, smact_valid
+from matmill.verify.confidence import wilson
+from matmill.verify.hull import Hull
+from matmill.verify.novelty import KnownIndex
+from matmill.verify.patience import patiently
+from matmill.verify.potentials import Potential, load_chgnet
+from matmill.verify.protocols import Protocol
+from matmill.verify.samples import Samples
+from matmill.verify.scorecard import sameness
+from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.relaxed import Relaxation, relax_patiently
+from matmill.verify.statuses import Status
+from matmill.verify.validity import (
+    roomy_by_radii,
+    smallest_distance,
+    smallest_distance_ratio,
+)
+
+ROOM_FOR_SYMMETRY = 5.0
+"""Atoms must be so many times the tolerance apart for symmetry to be searched."""
+
+Energies = Callable[[CrystalBatch], Float[Tensor, " n"]]
+"""Predicts an energy in eV/atom of each crystal."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """What comparing crystals said, by crystal of the compared batch.
+
+    Attributes:
+        first: The first crystal that is the same, for all that were compared.
+        known: Id of the known crystal that it is, and whether that is confirmed; None when new.
+        trained: Row of the training set that it is, None when in none; empty without one.
+        failed: Why a crystal could not be compared in time.
+    """
+
+    first: dict[int, int]
+    known: dict[int, tuple[str, bool] | None]
+    trained: dict[int, int | None]
+    failed: dict[int, str]
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """Samples, what to compare them with, and what was found out.
+
+    Attributes:
+        samples: The set.
+        protocol: The switches.
+        reference: The training set.
+        test: Known crystals that the generator never saw.
+        n_relax: How many samples, from the first on, to relax; 0 for none.
+        is_prediction: Whether sample i is meant for test crystal i (then i + n_test, and so on).
+        index: Known crystals; the index that ships unless given.
+        load_hull: Gives the hull.
+        load_potential: Gives the potential.
+        energies: Predicts energies whose distribution is compared.
+        seed: Of draws and resamples.
+        on_event: Told about the progress.
+        status: Of each entry.
+        reason: Why, for each entry.
+    """
+
+    samples: Samples
+    protocol: Protocol
+    reference: CrystalBatch | None = None
+    test: CrystalBatch | None = None
+    n_relax: int = 0
+    is_prediction: bool = False
+    index: KnownIndex | None = None
+    load_hull: Callable[[], Hull] = Hull.load
+    load_potential: Callable[[], Potential] = load_chgnet
+    energies: Energies | None = None
+    seed: int = 0
+    on_event: OnEvent = ignore
+    status: list[Status] = field(init=False)
+    reason: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.status = [entry.status for entry in self.samples.entries]
+        self.reason = [entry.reason for entry in self.samples.entries]
+
+    @property
+    def batch(self) -> CrystalBatch:
+        """The crystals that could be built."""
+        return self.samples.crystals
+
+    def mark(self, crystals: Sequence[int], status: Status, reasons: Sequence[str] = ()) -> None:
+        """Note what became of crystals; an earlier mark stays."""
+        for k, crystal in enumerate(crystals):
+            entry = int(self.samples.place[crystal])
+            if self.status[entry] is Status.OK:
+                self.status[entry] = status
+                self.reason[entry] = reasons[k] if reasons else ""
+
+    def reporter(self, stage: str, total: int) -> Callable[[int], None]:
+        """Return what tells the progress of a stage, by the number of crystals done."""
+        return lambda done: self.on_event(Event(stage=stage, done=done, total=total))
+
+    @cached_property
+    def distances(self) -> Float[Tensor, " n_crystals"]:
+        """Smallest distance in Å by the protocol's rule on self-images."""
+        images = self.protocol.geometry.self_images
+        return self._by_crystal(lambda part: smallest_distance(part, self_images=images))
+
+    @cached_property
+    def distance_ratios(self) -> Float[Tensor, " n_crystals"]:
+        """Smallest distance over the sum of covalent radii, self-images included."""
+        return self._by_crystal(smallest_distance_ratio)
+
+    @cached_property
+    def room(self) -> Float[Tensor, " n_crystals"]:
+        """Smallest distance in Å, self-images always included; NaN where there is none."""
+        if self.protocol.geometry.self_images:
+            return self.distances
+        return self._by_crystal(smallest_distance)
+
+    @cached_property
+    def is_sound(self) -> Bool[Tensor, " n_crystals"]:
+        """Which crystals have a valid geometry."""
+        rule = self.protocol.geometry
+        if rule.rule == "radii":
+            good = self._by_crystal(lambda p: roomy_by_radii(p, rule.radii_scale).double()) > 0
+        else:
+            good = self.distances >= rule.min_distance_a
+        good &= self.batch.volume >= rule.min_volume_a3
+        if rule.plausible:
+            good &= _plausible(self.batch)
+        bad = torch.nonzero(~good).flatten().tolist()
+        reasons = [f"smallest distance {float(self.distances[i]):.3f} Å" for i in bad]
+        self.mark(bad, Status.INVALID_GEOMETRY, reasons)
+        return good
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """What each composition is: element, metals, neutral or invalid, by the protocol."""
+        rule = self.protocol.composition
+        valid = smact_valid(
+            self.batch,
+            rule.table,
+            mixed_valence=rule.mixed_valence,
+            alloys=rule.alloys,
+            missing_passes=rule.missing_electronegativity == "passes",
+            combination_limit=rule.combination_limit,
+        )
+        kinds = composition_kinds(self.batch, rule.table, mixed_valence=rule.mixed_valence)
+        return [
+            kind
+            if kind == "element" or (kind == "metals" and rule.alloys)
+            else ("neutral" if good else "invalid")
+            for kind, good in zip(kinds, valid.tolist(), strict=True)
+        ]
+
+    @cached_property
+    def is_valid(self) -> Bool[Tensor, " n_crystals"]:
+        """Which crystals have a valid geometry and, where it counts, a valid composition."""
+        if not self.protocol.composition.counts:
+            return self.is_sound
+        kinds = torch.tensor([kind != "invalid" for kind in self.kinds], dtype=torch.bool)
+        return self.is_sound & kinds
+
+    @cached_property
+    def n_valid(self) -> int:
+        """How many crystals are valid."""
+        return int(self.is_valid.sum())
+
+    def space_groups(self, symprec: float) -> tuple[Tensor, Bool[Tensor, " n_crystals"]]:
+        """Return each crystal's space group, 1 where none was found, and whether one was."""
+        if symprec not in self._groups:
+            # Where atoms are as near as the tolerance, the search has no meaning and no end.
+            rows = torch.nonzero(self.room >= ROOM_FOR_SYMMETRY * symprec).flatten().tolist()
+            report = self.reporter(f"symmetry {symprec:g}", len(rows))
+            numbers, was_found, failed = groups_of(self.batch, self.protocol, symprec, rows, report)
+            self._groups[symprec] = numbers, was_found
+            if symprec == self.protocol.symmetry.symprec_a:
+                bad = torch.nonzero(~was_found & self.is_sound).flatten().tolist()
+                reasons = [failed.get(i, "no space group was found") for i in bad]
+                self.mark(bad, Status.SYMMETRY_FAILED, reasons)
+        return self._groups[symprec]
+
+    def among(self, which: Literal["parsed", "geometry", "valid"]) -> Bool[Tensor, " n_crystals"]:
+        """Return which crystals a rule looks at."""
+        everyone = torch.ones(len(self.batch), dtype=torch.bool)
+        return {"parsed": everyone, "geometry": self.is_sound, "valid": self.is_valid}[which]
+
+    @cached_property
+    def same(self) -> Same:
+        """What the matcher says of the crystals as generated."""
+        rows = torch.nonzero(self.among(self.protocol.matching.among)).flatten().tolist()
+        same = self.compare(self.batch, rows)
+        self.mark(list(same.failed), Status.MATCHER_TIMEOUT, list(same.failed.values()))
+        return same
+
+    @cached_property
+    def same_relaxed(self) -> Same:
+        """What the matcher says of the relaxed crystals, by their place among those relaxed."""
+        relaxed = self.relaxation.batch
+        return self.compare(relaxed, torch.nonzero(self.relaxation.converged).flatten().tolist())
+
+    def compare(self, batch: CrystalBatch, rows: list[int]) -> Same:
+        """Compare crystals with each other, with known ones and with the training set."""
+        tolerance = self.protocol.matching.tolerance
+        first, failed = sameness.firsts(batch, rows, tolerance)
+        known, more = sameness.known(
+            batch, rows, self.known_index, tolerance, self.reporter("novelty", len(rows))
+        )
+        failed = {**more, **failed}
+        trained: dict[int, int | None] = {}
+        if self.reference is not None:
+            report = self.reporter("training set", len(rows))
+            trained, more = sameness.in_set(batch, rows, self.reference, tolerance, report)
+            failed = {**more, **failed}
+        return Same(first, known, trained, failed)
+
+    @cached_property
+    def known_index(self) -> KnownIndex:
+        """The index of known crystals."""
+        return self.index or KnownIndex.load()
+
+    @cached_property
+    def hull(self) -> Hull:
+        """The hull that distances refer to."""
+        return self.load_hull()
+
+    @cached_property
+    def tried(self) -> Bool[Tensor, " n_crystals"]:
+        """Which crystals belong to the samples whose relaxation was asked for."""
+        return self.samples.place < self.n_relax
+
+    @cached_property
+    def n_tried(self) -> int:
+        """How many samples relaxation was asked for, those without a crystal included."""
+        return min(self.n_relax, self.samples.n_requested)
+
+    @cached_property
+    def relaxation(self) -> Relaxation:
+        """What relaxation made of the sound crystals among those tried."""
+        rows = torch.nonzero(self.tried & self.is_sound).flatten()
+        found = relax_patiently(
+            self.batch, rows, self.load_potential(), self.hull, self.protocol, self.on_event
+        )
+        for status, reason, crystal in found.marks:
+            self.mark([crystal], status, [reason])
+        return found
+
+    def share(
+        self,
+        key: str,
+        label: str,
+        good: Bool[Tensor, " n_crystals"],
+        *,
+        is_check: bool = False,
+        tried_only: bool = False,
+        note: str = "",
+    ) -> Number:
+        """Return the share of samples that are good, out of what the protocol says.
+
+        Args:
+            key: Name for programs.
+            label: Name for people.
+            good: By crystal; samples without a crystal are not good.
+            is_check: Validity itself: always out of all that were requested.
+            tried_only: Out of the samples whose relaxation was asked for.
+            note: What one must know.
+        """
+        valid = self.is_valid
+        n, of = self.samples.n_requested, "requested"
+        if tried_only:
+            good, valid = good & self.tried, valid & self.tried
+            n = self.n_tried
+            of = "requested" if n == self.samples.n_requested else "requested, the first"
+        hits_valid, n_valid = int((good & valid).sum()), int(valid.sum())
+        hits = int(good.sum())
+        if self.protocol.denominator == "valid" and not is_check:
+            hits, n, of = hits_valid, n_valid, "valid"
+        low, high = wilson(hits, n) if n else (float("nan"), float("nan"))
+        return Number(
+            key=key,
+            label=label,
+            value=hits / n if n else float("nan"),
+            low=low,
+            high=high,
+            numerator=hits,
+            denominator=n,
+            of=of,
+            is_share=True,
+            per_valid=float("nan") if is_check or not n_valid else hits_valid / n_valid,
+            note=note,
+        )
+
+    @cached_property
+    def _groups(self) -> dict[float, tuple[Tensor, Tensor]]:
+        return {}
+
+    def _by_crystal(self, of: Callable[[CrystalBatch], Tensor]) -> Tensor:
+        """Return a number of each crystal; NaN where finding it fails."""
+        rows = range(len(self.batch))
+        found, _ = patiently(lambda part: of(self.batch.select(part)).tolist(), rows, chunk=1000)
+        values = [found.get(i, float("nan")) for i in rows]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def groups_of(
+    batch: CrystalBatch,
+    protocol: Protocol,
+    symprec: float,
+    rows: Sequence[int] | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Bool[Tensor, " n_crystals"], dict[int, str]]:
+    """Return space-group numbers by a protocol's library, 1 where none is found in time.
+
+    Args:
+        batch: The crystals.
+        protocol: For library and tolerance on angles.
+        symprec: Tolerance in Å.
+        rows: Crystals that are searched; all unless given.
+        on_done: Told how many are finished.
+
+    Returns:
+        Numbers, where one was found, and the reason where the search broke.
+    """
+    rule = protocol.symmetry
+
+    def search(part: list[int]) -> list[tuple[int, bool]]:
+        answer: Any = find(
+            batch.select(part),
+            symprec=symprec,
+            library=rule.library,
+            angle_tolerance=rule.angle_tolerance_degrees,
+        )
+        return list(zip(answer.number.tolist(), answer.found.tolist(), strict=True))
+
+    wanted = range(len(batch)) if rows is None else rows
+    found, failed = patiently(search, wanted, on_done=on_done)
+    answers = [found.get(i, (1, False)) for i in range(len(batch))]
+    numbers = torch.tensor([number for number, _ in answers], dtype=torch.int64)
+    return numbers, torch.tensor([good for _, good in answers], dtype=torch.bool), failed
+
+
+def _plausible(batch: CrystalBatch) -> Tensor:
+    """Return which crystals lie in the wide ranges of LeMat-GenBench."""
+    lengths = to_parameters(batch.lattice.double())[:, :3]
+    weight, crowding = density(batch), batch.n_atoms / batch.volume
+    return (
+        (weight >= 0.01)
+        & (weight <= 25.0)
+        & (crowding >= 1e-5)
+        & (crowding <= 0.5)
+        & (batch.volume > 1.0)
+        & ((lengths >= 1.0) & (lengths <= 100.0)).all(1)
+    )
