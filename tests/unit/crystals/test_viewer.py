@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-SOURCE = files("matmill.campaign").joinpath("viewer.js").read_text(encoding="utf-8")
+SOURCE = files("matmill.crystals").joinpath("viewer.js").read_text(encoding="utf-8")
 STYLES = {"Na": {"color": [1, 2, 3], "radius": 1.66}, "Cl": {"color": [9, 9, 9], "radius": 1.02}}
 SALT = {
     "lattice": [[5.64, 0, 0], [0, 5.64, 0], [0, 0, 5.64]],
