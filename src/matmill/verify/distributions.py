@@ -5,8 +5,9 @@ another part of the reference gives.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import log2, sqrt
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,7 @@ MOST_COMPARED = 5000
 _ROWS_AT_ONCE = 1000
 
 
-def jensen_shannon(a: dict[Hashable, float], b: dict[Hashable, float]) -> float:
+def jensen_shannon(a: Mapping[Any, float], b: Mapping[Any, float]) -> float:
     """Return the Jensen-Shannon distance of two distributions of kinds, 0 to 1.
 
     The root of the divergence ``H((p + q)/2) − (H(p) + H(q))/2`` in bits: a metric, 1 for two that

@@ -351,3 +351,23 @@ def test_the_commands(tmp_path):
     assert "--relax 'many'" in wrong.output
     no_truth = runner.invoke(app, [*argv, "--csp"])
     assert no_truth.exit_code == 2
+
+
+def test_copies_are_less_varied_than_different_crystals():
+    different = prototypes()
+    copies = concatenate([different.select([3])] * len(different))
+    own = Against(index=INDEX, reference=different)
+    varied, alike = evaluate(different, own).numbers, evaluate(copies, own).numbers
+    for key in ("elements", "space_groups", "formulas", "crystals"):
+        assert varied[f"effective_{key}"].value > alike[f"effective_{key}"].value
+    assert alike["effective_crystals"].value == pytest.approx(1.0, abs=1e-6)
+    assert alike["continuous_uniqueness"].value == pytest.approx(0.0, abs=1e-6)
+    assert varied["continuous_uniqueness"].value > 0.5
+    # All are in the training set.
+    assert varied["continuous_novelty"].value == pytest.approx(0.0, abs=1e-6)
+    some = Against(index=INDEX, reference=different.select([3]))
+    assert evaluate(different, some).numbers["continuous_novelty"].value > 0.3
+    card = evaluate(different, Against(index=INDEX))
+    assert "continuous_novelty" not in card.numbers
+    broken = evaluate(concatenate([MEETING, different]), own).numbers
+    assert broken["continuous_uniqueness"].denominator == len(different)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from matmill.verify.scorecard.checks import checks
 from matmill.verify.scorecard.coverage import coverage
 from matmill.verify.scorecard.distributions import distributions
+from matmill.verify.scorecard.diversity import diversity
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.novelty import novelty
 from matmill.verify.scorecard.prediction import prediction
@@ -23,6 +24,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("Symmetry", symmetry),
     ("Uniqueness and novelty", novelty),
     ("Distributions", distributions),
+    ("Diversity", diversity),
     ("Coverage", coverage),
     ("Stability", stability),
     ("Structure prediction", prediction),

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.symmetry import CRYSTAL_SYSTEMS, crystal_system
 from matmill.verify.confidence import bootstrap
+from matmill.verify.distributions import jensen_shannon
 from matmill.verify.metrics import wasserstein
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.number import Number
@@ -79,23 +79,6 @@ def drawn(batch: CrystalBatch, seed: int, most: int = MOST_REFERENCE) -> Crystal
     return batch.select(np.sort(rows).tolist())
 
 
-def jensen_shannon(a: list[object], b: list[object]) -> float:
-    """Return the Jensen–Shannon distance of two samples of kinds, 0 for equal shares, at most 1.
-
-    The square root of the divergence with logarithms to base 2.
-
-    Source:
-        Lin, Divergence Measures Based on the Shannon Entropy (1991).
-    """
-    if not a or not b:
-        return float("nan")
-    one, two = Counter(a), Counter(b)
-    kinds = list({**one, **two})
-    p = np.array([one[k] / len(a) for k in kinds])
-    q = np.array([two[k] / len(b) for k in kinds])
-    return sqrt(max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2))
-
-
 def group_number_score(reference: Tensor, generated: Tensor) -> float:
     """Return one minus a ratio of Wasserstein distances of space-group numbers; 0 if all are P1.
 
@@ -139,12 +122,12 @@ def _distances(subject: Subject, group: Tensor) -> list[Number]:
         ("jsd_space_group", "space groups, Jensen–Shannon distance", int),
         ("jsd_crystal_system", "crystal systems, Jensen–Shannon distance", crystal_system),
     ):
-        reference: list[object] = [of(v) for v in theirs.tolist()]
+        reference = Counter(of(v) for v in theirs.tolist())
         mine = np.array([of(v) for v in group.tolist()])
-        value = jensen_shannon(mine.tolist(), reference)
+        value = jensen_shannon(Counter(mine.tolist()), reference)
         low, high = bootstrap(
             mine,
-            lambda v, reference=reference: jensen_shannon(v.tolist(), reference),
+            lambda v, reference=reference: jensen_shannon(Counter(v.tolist()), reference),
             seed=subject.seed,
         )
         note = f"against {name}; 0 is equal, 1 disjoint"
@@ -161,8 +144,3 @@ def _distances(subject: Subject, group: Tensor) -> list[Number]:
             )
         )
     return numbers
-
-
-def _entropy(shares: np.ndarray) -> float:
-    shares = shares[shares > 0]
-    return float(-(shares * np.log2(shares)).sum())
