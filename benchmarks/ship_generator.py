@@ -4,6 +4,9 @@ python benchmarks/ship_generator.py work/generator/generator.safetensors
 python benchmarks/generator_sheet.py --generator flow -n 1000 --relax 256 --out work/sheet.json
 python benchmarks/csp.py -n 500 --out work/csp.json
 python benchmarks/ship_generator.py --sheet work/sheet.json --csp work/csp.json
+python benchmarks/ship_generator.py --conditioning C.json --curves D.json
+
+What is not given stays as the card has it.
 """
 
 import argparse
@@ -23,19 +26,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="what training wrote")
     parser.add_argument("--sheet", type=Path, help="JSON of benchmarks/generator_sheet.py")
-    parser.add_argument("--csp", type=Path, nargs="*", default=[], help="JSON of benchmarks/csp.py")
+    parser.add_argument("--csp", type=Path, nargs="*", help="JSON of benchmarks/csp.py")
+    parser.add_argument("--conditioning", type=Path, help="JSON of benchmarks/conditioning.py")
+    parser.add_argument("--curves", type=Path, help="JSON of benchmarks/generator_curves.py")
     parser.add_argument("--out", type=Path, default=ASSETS / "flow.safetensors")
     arguments = parser.parse_args()
     if arguments.checkpoint:
         ship(arguments.checkpoint, arguments.out)
-    if arguments.sheet:
+    names = ("sheet", "conditioning", "curves")
+    scores = {
+        name: json.loads(path.read_text())
+        for name in names
+        if (path := getattr(arguments, name)) is not None
+    }
+    if arguments.csp:
+        scores["csp"] = [json.loads(path.read_text()) for path in arguments.csp]
+    if scores:
         # The card alone is replaced: scores belong to the weights that they were measured on.
         _, card = checkpoint.load(arguments.out)
         card.pop("weights_sha256", None)
-        card["scores"] = {
-            "sheet": json.loads(arguments.sheet.read_text()),
-            "csp": [json.loads(path.read_text()) for path in arguments.csp],
-        }
+        card["scores"] = {**card.get("scores", {}), **scores}
         checkpoint.rewrite_card(arguments.out, card)
 
 
