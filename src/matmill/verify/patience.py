@@ -1,7 +1,7 @@
 """Time limits for work on hostile crystals: one bad crystal costs itself and a few seconds.
 
-The limit is on processor time, so that a busy machine changes no verdict; several times as much
-by the clock ends work that waits. It interrupts Python, between two instructions, by the timers of
+The limit is on processor time, so that a busy machine changes no verdict; many times as much by
+the clock ends work that waits. It interrupts Python, between two instructions, by the timers of
 the operating system. It needs the main thread and a Unix; elsewhere work simply runs to its end.
 """
 
@@ -19,7 +19,7 @@ SECONDS_EACH = 2.5
 
 _SECONDS_IN_A_CROWD = 0.2  # share of one crystal among many: usual work is a tenth of that
 _CHUNK = 64
-_CLOCK = 6.0  # times the processor time that may pass by the clock
+_CLOCK = 40.0  # times the processor time that may pass by the clock: machines are shared
 
 
 class TookTooLongError(BaseException):

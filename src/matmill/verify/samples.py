@@ -37,6 +37,7 @@ _LARGEST_ZIP = 4 * 2**30  # bytes after unpacking; more is no set of crystals bu
 _REPORT_EVERY = 50
 _SNIFFED = 4096  # characters
 _JSON = {"json", "jsonl", "optimade", "optimade-lines"}
+_LONGEST = 100_000.0  # Å; more is a mistake of units, and no search in it would end
 _OBLIQUE = 2.0  # longest edge over that of the reduced cell
 
 
@@ -202,11 +203,27 @@ def _sniffed(file: Path) -> str | None:
 
 def _read(file: Path, kind: str, name: str) -> tuple[ReadResult, str]:
     if kind != "parquet":
-        return collect(name, _patient(entries_of(file, kind), name)), name
+        return _possible(collect(name, _patient(entries_of(file, kind), name)), name), name
     try:
-        return parquet.read(file), name
+        return _possible(parquet.read(file), name), name
     except DataError as error:
         return collect(name, [Complaint(name, 1, str(error), "")]), name
+
+
+def _possible(result: ReadResult, name: str) -> ReadResult:
+    """Return the result with a complaint for each cell beyond all measure."""
+    lengths = result.crystals.lattice.norm(dim=-1).flatten(1)
+    good = (lengths <= _LONGEST).all(1)
+    if bool(good.all()):
+        return result
+    reason = f"a cell edge is longer than {_LONGEST:,.0f} Å"
+    rows = result.rows[~good].tolist()
+    return ReadResult(
+        crystals=result.crystals.select(good),
+        complaints=[*result.complaints, *(Complaint(name, row, reason, "") for row in rows)],
+        files=tuple(f for f, keep in zip(result.files, good.tolist(), strict=True) if keep),
+        rows=result.rows[good],
+    )
 
 
 def _patient(entries: Iterator[Record | Complaint], file: str) -> Iterator[Record | Complaint]:
