@@ -353,6 +353,8 @@ def rms(
 
 
 def _are_small_and_whole(batch: CrystalBatch, rows: np.ndarray) -> bool:
+    if not len(rows):
+        return True
     part = batch.select(sorted(set(rows.tolist())))
     cells = part.lattice.double()
     flat = part.volume <= 1e-6 * cells.norm(dim=-1).prod(-1)

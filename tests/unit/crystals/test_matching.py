@@ -313,6 +313,7 @@ from matmill.crystals.matching import Matcher
 salt = [[0, 0, 0], [0.5, 0.5, 0.5]]
 cells = [np.eye(3) * 4, np.eye(3) * 5, np.diag([4.0, 4.0, 8.0]), np.full((3, 3), np.nan)]
 batch = CrystalBatch.from_lists(cells, [salt] * 4, [[55, 17]] * 4)
+assert Matcher(batch.select([0])).groups() == [[0]]
 few = Matcher(batch.select([0, 1, 2]))
 assert few.groups() == [[0, 1], [2]] and few.n_asked == 2
 assert few.rms(0, 1) < 1e-8 and few.rms(0, 2) is None
