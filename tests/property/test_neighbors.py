@@ -1,7 +1,7 @@
 """Neighbour lists against matscipy, on any cell, and their symmetries."""
 
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from matmill.crystals.batch import CrystalBatch
@@ -117,6 +117,9 @@ def test_ties_do_not_hang_on_rounding(crystal, rotation):
         atomic_numbers=crystal.atomic_numbers,
         n_atoms=crystal.n_atoms,
     )
+    # A gap that is the limit of a tie itself, to the last digits, may fall to either side.
+    gaps = nearest_distances(crystal, 24).double().diff(dim=1)
+    assume(bool(((gaps - TIE_ANGSTROM).abs() > 1e-9).all()))
     one, other = nearest(crystal, 12), nearest(turned, 12)
     assert one.target.tolist() == other.target.tolist()
     assert one.image.tolist() == other.image.tolist()
