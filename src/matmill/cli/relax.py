@@ -47,9 +47,7 @@ def relax(
     weights: Weights = None,
     optimizer: Annotated[
         str,
-        typer.Option(
-            "--optimizer", help="lbfgs: fewer steps; fire: that of most published tables."
-        ),
+        typer.Option("--optimizer", help="lbfgs: fewer steps; fire: as most published tables."),
     ] = "lbfgs",
     give_up: Annotated[
         float | None,

@@ -5,7 +5,7 @@ through the potential. The largest force is that of ASE's cell filters, where th
 its virial divided by the number of atoms, so ``fmax`` means the same here and there.
 
 Source:
-    ASE's FrechetCellFilter for the definition of the cell's force; for the steps see `fire`, `lbfgs`.
+    ASE's FrechetCellFilter for the definition of the cell's force; `fire` and `lbfgs` for steps.
 """
 
 from dataclasses import dataclass
