@@ -24,6 +24,7 @@ from matmill.verify.potentials import Potential, PotentialOutput, load_chgnet
 from matmill.verify.relax import RelaxSettings, relax
 from relax import generated
 
+_PIECE = 50
 FACTORS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 MARGINS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 
@@ -53,26 +54,29 @@ class Recorder:
 
 
 def recorded(arguments: argparse.Namespace) -> dict:
-    """Return the paths of all crystals, relaxed once and kept."""
-    file = arguments.folder / f"paths-{arguments.n}.json"
-    if file.exists():
-        return json.loads(file.read_text())
+    """Return the paths of all crystals, relaxed once and kept piece by piece."""
     batch = generated(arguments.n, arguments.folder, arguments.crystals)
     batch = batch.with_ids([str(i) for i in range(len(batch))])
-    recorder = Recorder(load_chgnet())
-    begin = time.process_time()
-    result = relax(batch, recorder, RelaxSettings(max_steps=arguments.max_steps))
-    hull = Hull.load()
-    zero = torch.zeros(len(batch), dtype=torch.float64)
-    found = {
-        "cpu_s": time.process_time() - begin,
-        "path": [recorder.path[str(i)] for i in range(len(batch))],
-        "converged": result.converged.tolist(),
-        "n_atoms": batch.n_atoms.tolist(),
-        "hull": (-hull.energy_above(zero, batch)).tolist(),
-    }
-    file.write_text(json.dumps(found))
-    return found
+    recorder, hull = Recorder(load_chgnet()), Hull.load()
+    whole: dict = {"cpu_s": 0.0, "path": [], "converged": [], "n_atoms": [], "hull": []}
+    for start in range(0, len(batch), _PIECE):
+        file = arguments.folder / f"paths-{start:04d}-{_PIECE}.json"
+        if not file.exists():
+            part = batch.select(torch.arange(start, min(start + _PIECE, len(batch))))
+            begin = time.process_time()
+            result = relax(part, recorder, RelaxSettings(max_steps=arguments.max_steps))
+            zero = torch.zeros(len(part), dtype=torch.float64)
+            piece = {
+                "cpu_s": time.process_time() - begin,
+                "path": [recorder.path[key] for key in part.ids],
+                "converged": result.converged.tolist(),
+                "n_atoms": part.n_atoms.tolist(),
+                "hull": (-hull.energy_above(zero, part)).tolist(),
+            }
+            file.write_text(json.dumps(piece))
+        for key, values in json.loads(file.read_text()).items():
+            whole[key] += values
+    return whole
 
 
 def replay(found: dict, limit: float, factor: float, margin: float, rows: range) -> dict:

@@ -8,8 +8,9 @@ hard, and ``--crystals soft.extxyz hard.extxyz``.
 
 Both sides have two cores: ours two processes of one thread, the peer (CHGNet's own StructOptimizer:
 FIRE and the Frechet cell filter) two threads. They take turns, chunk by chunk, each first in every
-second chunk, so that whatever else the machine does hits both alike. What is done is kept in the
-folder: the same command continues.
+second chunk, so that whatever else the machine does hits both alike; processor seconds are counted
+too, and are what to trust on a busy machine (with ``--peer-threads 1``: two threads that wait for
+each other burn processor time). What is done is kept in the folder: the same command continues.
 
 ``same`` relaxes small crystals to tight forces by both and compares energies where both end in the
 same minimum; ``memory`` measures the peak of a process that relaxes more and more crystals.
@@ -19,6 +20,8 @@ import argparse
 import contextlib
 import io
 import json
+import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -120,7 +123,7 @@ def speed(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     chunks = list(batch_chunks(batch, arguments.chunk))
     if len(done) < len(chunks):
-        peer = Peer(n_threads=2)
+        peer = Peer(n_threads=arguments.peer_threads)
         peer.relax(batch.select([0]), fmax=100.0, max_steps=0)  # loading is not relaxing
         workers = LocalWorkers(N_WORKERS, timeout_s=86_400.0)
         warm = batch.select(torch.arange(4))
@@ -137,7 +140,7 @@ def speed(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
             for k in range(len(done), len(chunks)):
                 row: dict = {"chunk": k, "n_atoms": chunks[k].n_atoms.tolist()}
                 for side in ("ours", "peer") if k % 2 == 0 else ("peer", "ours"):
-                    begin = time.perf_counter()
+                    begin, cpu = time.perf_counter(), cpu_seconds()
                     if side == "ours":
                         result: Relaxed = ours(chunks[k])
                         row["ours"] = {
@@ -151,10 +154,12 @@ def speed(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
                         row["peer"] = peer.relax(chunks[k], arguments.fmax, arguments.max_steps)
                         del row["peer"]["cells"], row["peer"]["frac"]
                     row[side]["wall_s"] = time.perf_counter() - begin
+                    row[side]["cpu_s"] = cpu_seconds() - cpu
                 out.write(json.dumps(row) + "\n")
                 out.flush()
                 done.append(row)
-                print(f"chunk {k}: {row['peer']['wall_s'] / row['ours']['wall_s']:.1f}", flush=True)
+                ratios = [row["peer"][key] / row["ours"][key] for key in ("wall_s", "cpu_s")]
+                print("chunk {}: wall {:.1f}, cpu {:.1f}".format(k, *ratios), flush=True)
         workers.close()
     return summary(done, arguments.fmax)
 
@@ -170,12 +175,15 @@ def summary(rows: list[dict], fmax: float) -> dict:
     converged = all_of("ours", "converged"), all_of("peer", "force") < fmax
     both = converged[0] & converged[1]
     wall = {side: [row[side]["wall_s"] for row in rows] for side in ("ours", "peer")}
+    cpu = {side: sum(row[side]["cpu_s"] for row in rows) for side in ("ours", "peer")}
     ratios = np.array(wall["peer"]) / np.array(wall["ours"])
     fates = [s for row in rows for s in row["ours"]["status"] if s]
     return {
         "crystals": len(n_atoms),
         "mean_atoms": float(n_atoms.mean()),
         "wall_s": {side: sum(values) for side, values in wall.items()},
+        "cpu_s": cpu,
+        "ratio_cpu": cpu["peer"] / cpu["ours"],
         "ratio_wall": sum(wall["peer"]) / sum(wall["ours"]),
         "ratio_by_chunk": {
             "lowest": float(ratios.min()),
@@ -202,7 +210,7 @@ def same(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
     """Compare energies at tight forces where both sides end in the same minimum."""
     small = batch.select(torch.nonzero(batch.n_atoms <= 6).flatten()[: arguments.n_same])
     mine = relax(small, load_chgnet(), RelaxSettings(fmax=0.01, max_steps=500))
-    peer = Peer(n_threads=2).relax(small, fmax=0.01, max_steps=500)
+    peer = Peer(n_threads=arguments.peer_threads).relax(small, fmax=0.01, max_steps=500)
     theirs = CrystalBatch.from_lists(
         peer["cells"],
         peer["frac"],
@@ -248,6 +256,16 @@ def peak(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
 
 
+def cpu_seconds() -> float:
+    """Return the processor seconds of this process and of its workers, so far."""
+    tick = os.sysconf("SC_CLK_TCK")
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / tick
+    return total
+
+
 def batch_chunks(batch: CrystalBatch, size: int) -> list[CrystalBatch]:
     return [
         batch.select(torch.arange(start, min(start + size, len(batch))))
@@ -263,6 +281,7 @@ def main() -> None:
     parser.add_argument("--fmax", type=float, default=0.1)
     parser.add_argument("--max-steps", type=int, default=500)
     parser.add_argument("--chunk", type=int, default=20)
+    parser.add_argument("--peer-threads", type=int, default=2)
     parser.add_argument("--n-same", type=int, default=20)
     parser.add_argument("--copies-to", type=int, default=100)
     parser.add_argument("--only", choices=("speed", "same", "memory", "peak"))

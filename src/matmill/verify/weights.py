@@ -42,7 +42,7 @@ def check_weights(path: Path) -> bytes:
     if programs:
         raise DataError(
             f"{path} holds more than numbers ({', '.join(programs)[:120]}): reading it could run a "
-            "program. If you trust it, write a function that builds the ASE calculator and name it: "
+            "program. If you trust it, write a function that builds the calculator and name it: "
             "--potential module:function."
         )
     return content

@@ -99,7 +99,9 @@ def relax_patiently(
         else:
             can.append(row)
     rule = protocol.relaxation
-    settings = RelaxSettings(fmax=rule.fmax_ev_per_a, max_steps=rule.max_steps)
+    settings = RelaxSettings(
+        fmax=rule.fmax_ev_per_a, max_steps=rule.max_steps, optimizer=rule.optimizer
+    )
     done = _Count(on_event, len(can))
     result = relax_elsewhere(batch.select(can), settings, on_event) if relax_elsewhere else None
     if result is not None:
