@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Json, Quiet, Seed
+from matmill.cli.options import Json, NumberOfWorkers, Quiet, Seed
 from matmill.cli.output import print_json, print_table
 from matmill.errors import InputError
 
 if TYPE_CHECKING:
+    from matmill.crystals.batch import CrystalBatch
+    from matmill.progress import OnEvent
+    from matmill.verify.relax import Relaxed, RelaxSettings
     from matmill.verify.scorecard.card import Scorecard
     from matmill.verify.scorecard.subject import Energies
 
@@ -65,6 +68,7 @@ def evaluate(
             "--out", "-o", help="Folder for everything, or one .json, .parquet or .html file."
         ),
     ] = None,
+    workers: NumberOfWorkers = 0,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -78,6 +82,8 @@ def evaluate(
 
     Example: matmill evaluate samples.zip --reference train.parquet --relax 100 --out scorecard/
     """
+    from functools import partial
+
     from matmill.verify.evaluation import evaluate_files
 
     hint = "Nothing was written; --relax N relaxes fewer samples."
@@ -93,6 +99,7 @@ def evaluate(
             n_requested=n_requested,
             is_prediction=csp,
             out=out,
+            relax_elsewhere=partial(_relax_elsewhere, workers) if workers != 1 else None,
             seed=seed,
             on_event=on_event,
         )
@@ -102,6 +109,26 @@ def evaluate(
     _print(card)
     if out is not None:
         typer.echo(f"Written to {out}.")
+
+
+def _relax_elsewhere(
+    wanted: int, batch: "CrystalBatch", settings: "RelaxSettings", on_event: "OnEvent"
+) -> "Relaxed | None":
+    """Relax crystals in worker processes; None where these would not be done earlier."""
+    from contextlib import closing
+
+    from matmill.campaign.workers import LocalWorkers
+    from matmill.verify.potentials import load_chgnet
+    from matmill.verify.relax_workers import n_processes, relax_in_workers
+
+    n = n_processes(wanted, batch)
+    if n == 1:
+        return None
+    # Steps are limited: a part that takes long is large, not stuck.
+    with closing(LocalWorkers(n, timeout_s=86_400.0)) as workers:
+        return relax_in_workers(
+            batch, load_chgnet, settings, workers, n_workers=n, on_event=on_event
+        )
 
 
 def compare(

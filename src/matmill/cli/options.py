@@ -24,6 +24,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda; auto takes a GPU when there is one.")
 ]
+PotentialName = Annotated[
+    str,
+    typer.Option(
+        "--potential",
+        help="chgnet, sevennet, mace, mattersim, orb, an installed plug-in, or module:attribute of "
+        "any potential, ASE calculator or function that makes one.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Weights for --potential instead of those that it comes with."),
+]
+NumberOfWorkers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Processes, one thread each; 0: one a core where that is worth it."
+    ),
+]
 Structures = Annotated[
     Path | None, typer.Option("--structures", help="Folder with one structure file per CSV row.")
 ]

@@ -1,4 +1,4 @@
-"""``matmill relax``: relax given crystals with the embedded potential."""
+"""``matmill relax``: relax given crystals with the embedded potential, or another one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from matmill.cli import progress
-from matmill.cli.options import Json, Out, Quiet, Seed
+from matmill.cli.options import (
+    Json,
+    NumberOfWorkers,
+    Out,
+    PotentialName,
+    Quiet,
+    Seed,
+    Weights,
+)
 from matmill.cli.output import print_json, print_table
+from matmill.errors import InputError
 
 if TYPE_CHECKING:
     from matmill.verify.report import RelaxRow
@@ -34,28 +43,62 @@ def relax(
     fixed_cell: Annotated[
         bool, typer.Option("--fixed-cell", help="Move the atoms only, keep every cell.")
     ] = False,
+    potential: PotentialName = "chgnet",
+    weights: Weights = None,
+    optimizer: Annotated[
+        str,
+        typer.Option("--optimizer", help="lbfgs: fewer steps; fire: as most published tables."),
+    ] = "lbfgs",
+    give_up: Annotated[
+        float | None,
+        typer.Option(
+            "--give-up",
+            min=0,
+            help="Stop early on crystals that will not come within so many eV/atom of the hull.",
+        ),
+    ] = None,
+    workers: NumberOfWorkers = 0,
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Relax crystals with CHGNet 0.3.0, many at once, and place them above the hull.
+    """Relax crystals with CHGNet 0.3.0 or another potential, many at once.
 
     Crystals that did not converge, exploded or collapsed are written too, and say so in the column
-    "status". Relaxation holds no randomness; --seed is there for uniformity.
+    "status". Distances to the hull are those of CHGNet: other potentials have none here.
+    Relaxation holds no randomness; --seed is there for uniformity.
 
     Example: matmill relax cifs/ --fmax 0.05 --out relaxed.extxyz
     """
+    from contextlib import closing
+
+    from matmill.campaign.workers import LocalWorkers
     from matmill.verify.relax import RelaxSettings
     from matmill.verify.report import relax_files
 
     del seed  # nothing is drawn
-    settings = RelaxSettings(fmax=fmax, max_steps=max_steps, relax_cell=not fixed_cell)
+    if optimizer not in ("lbfgs", "fire"):
+        raise InputError(f"--optimizer '{optimizer}' is unknown. Use lbfgs or fire.")
+    settings = RelaxSettings(
+        fmax=fmax, max_steps=max_steps, relax_cell=not fixed_cell, optimizer=optimizer
+    )
     with (
         progress.resumable("Nothing was written; smaller sets of files can be given one by one."),
         progress.show(quiet=quiet) as on_event,
     ):
-        rows, complaints = relax_files(files, settings, out=out, on_event=on_event)
+        rows, complaints = relax_files(
+            files,
+            settings,
+            out=out,
+            potential=potential,
+            weights=weights,
+            n_workers=workers,
+            # Steps are limited: a part that takes long is large, not stuck.
+            start_workers=lambda n: closing(LocalWorkers(n, timeout_s=86_400.0)),
+            give_up_above_ev=give_up,
+            on_event=on_event,
+        )
     for complaint in complaints:
         typer.echo(f"Left out: {complaint}", err=True)
     if json:
@@ -83,6 +126,8 @@ def _print(rows: "list[RelaxRow]", out: Path | None) -> None:
     if len(rows) > _SHOWN:
         typer.echo(f"… and {len(rows) - _SHOWN} more; --json or --out has all of them.")
     n_good = sum(row.status == "converged" for row in rows)
-    typer.echo(f"{n_good} of {len(rows)} converged. Hull: {rows[0].hull_name}" if rows else "")
+    if rows:
+        hull = rows[0].hull_name or f"none of {rows[0].potential_name}"
+        typer.echo(f"{n_good} of {len(rows)} converged. Hull: {hull}")
     if out is not None:
         typer.echo(f"Written to {out}.")

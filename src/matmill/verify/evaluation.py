@@ -27,6 +27,7 @@ from matmill.verify.samples import Samples, as_samples, read_samples
 from matmill.verify.scorecard import output
 from matmill.verify.scorecard.card import Scorecard, count_statuses
 from matmill.verify.scorecard.groups import GROUPS
+from matmill.verify.scorecard.relaxed import RelaxElsewhere
 from matmill.verify.scorecard.subject import Energies, Subject
 from matmill.verify.signatures import Signature, signatures
 
@@ -62,6 +63,7 @@ def evaluate(
     n_relax: int | None = 0,
     is_prediction: bool = False,
     name: str = "samples",
+    relax_elsewhere: RelaxElsewhere | None = None,
     seed: int = 0,
     on_event: OnEvent = ignore,
 ) -> Scorecard:
@@ -74,6 +76,7 @@ def evaluate(
         n_relax: How many samples, from the first on, to relax; None relaxes all.
         is_prediction: Sample i was meant for crystal i of the test set.
         name: Of the set, for tables.
+        relax_elsewhere: Relaxes in other processes, by the potential of ``against``.
         seed: Of draws and of the resamples behind the intervals.
         on_event: Told about the progress.
     """
@@ -91,6 +94,7 @@ def evaluate(
         index=against.index,
         load_hull=Hull.load if given_hull is None else lambda: given_hull,
         load_potential=load_chgnet if given_potential is None else lambda: given_potential,
+        relax_elsewhere=relax_elsewhere,
         energies=against.energies,
         seed=seed,
         on_event=on_event,
@@ -141,6 +145,7 @@ def evaluate_files(
     n_requested: int | None = None,
     is_prediction: bool = False,
     out: Path | None = None,
+    relax_elsewhere: RelaxElsewhere | None = None,
     seed: int = 0,
     on_event: OnEvent = ignore,
 ) -> Scorecard:
@@ -157,6 +162,7 @@ def evaluate_files(
         n_requested: How many samples were asked of the generator.
         is_prediction: Sample i was meant for crystal i of the test set.
         out: A folder for everything, or one file: ``.json``, ``.parquet`` or ``.html``.
+        relax_elsewhere: Relaxes in other processes.
         seed: Of draws and resamples.
         on_event: Told about the progress.
 
@@ -183,6 +189,7 @@ def evaluate_files(
         n_relax=n_relax,
         is_prediction=is_prediction,
         name=files[0].name.split(".")[0] or str(files[0]),
+        relax_elsewhere=relax_elsewhere,
         seed=seed,
         on_event=on_event,
     )

@@ -104,7 +104,7 @@ PRESETS: dict[str, Protocol] = {
             departures=(
                 "validity is without the test of charges, which needs frequency tables that are "
                 "not at hand: more crystals are valid here",
-                "one potential instead of an ensemble of three, FIRE instead of BFGS",
+                "one potential instead of an ensemble of three, L-BFGS instead of BFGS",
                 _OUR_INDEX,
                 _OUR_ENERGIES,
             ),

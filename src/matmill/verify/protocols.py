@@ -151,12 +151,14 @@ class RelaxationRule(Settings):
     Attributes:
         fmax_ev_per_a: Largest force left, atoms and cell.
         max_steps: After so many a crystal counts as not converged.
+        optimizer: How steps are taken: crystals in rough country end in other valleys by another.
         max_atoms: Larger cells are not relaxed: out of domain.
         rmsd: Definitions of how far atoms moved; the first is the headline.
     """
 
     fmax_ev_per_a: Annotated[float, Field(gt=0)] = 0.1
     max_steps: Annotated[int, Field(ge=0)] = 200
+    optimizer: Literal["lbfgs", "fire"] = "lbfgs"
     max_atoms: Annotated[int, Field(gt=0)] = 200
     rmsd: tuple[Literal["aligned", "mattergen", "lemat"], ...] = ("aligned", "mattergen")
 

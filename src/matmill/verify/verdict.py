@@ -26,6 +26,7 @@ class Fate(StrEnum):
     COLLAPSED = "collapsed"
     FORCES_TOO_LARGE = "forces_too_large"
     NOT_CONVERGED = "not_converged"
+    HOPELESS = "hopeless"
     NOT_RELAXED = "not_relaxed"
 
     # Hull and novelty
@@ -62,6 +63,7 @@ _EXPLANATIONS = {
     Fate.COLLAPSED: "The volume shrank below a third, or atoms met, in relaxation.",
     Fate.FORCES_TOO_LARGE: "Forces stayed absurdly large during relaxation.",
     Fate.NOT_CONVERGED: "Relaxation reached its step limit before the forces were small.",
+    Fate.HOPELESS: "Given up in relaxation: its energy will not come down to the limit.",
     Fate.NOT_RELAXED: "The run had enough candidates or time ran out before this one's turn.",
     Fate.HULL_LACKS_ELEMENT: "The reference hull has no entry for one of the elements.",
     Fate.ABOVE_HULL: "The energy above the hull exceeds the limit.",

@@ -1,4 +1,4 @@
-"""Batched FIRE against ASE's, and its promises about failures."""
+"""Batched relaxation against ASE's FIRE, and its promises about failures."""
 
 import warnings
 

@@ -1,5 +1,6 @@
 """Relaxation of the samples of a scorecard; a crystal that breaks it costs itself only."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,10 @@ from matmill.verify.verdict import Fate
 
 _NO_LIMIT = 7 * 86_400.0  # s; steps are limited instead
 _AT_ONCE = 256
+_LOST = (Fate.TIMED_OUT, Fate.FAILED)  # with their process: nothing is known of them
+
+RelaxElsewhere = Callable[[CrystalBatch, RelaxSettings, OnEvent], Relaxed | None]
+"""Relaxes crystals somewhere else, such as in worker processes; None where that is not worth it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ def relax_patiently(
     hull: Hull,
     protocol: Protocol,
     on_event: OnEvent,
+    relax_elsewhere: RelaxElsewhere | None = None,
 ) -> Relaxation:
     """Relax some crystals of a batch by a protocol and place them above a hull.
 
@@ -79,6 +85,7 @@ def relax_patiently(
         hull: The candidates are not part of it.
         protocol: Forces, steps and definitions of displacement.
         on_event: Told how many are finished.
+        relax_elsewhere: Relaxes in other processes, where nothing that breaks is a danger here.
     """
     marks: list[tuple[Status, str, int]] = []
     can: list[int] = []
@@ -92,8 +99,16 @@ def relax_patiently(
         else:
             can.append(row)
     rule = protocol.relaxation
-    settings = RelaxSettings(fmax=rule.fmax_ev_per_a, max_steps=rule.max_steps)
+    settings = RelaxSettings(
+        fmax=rule.fmax_ev_per_a, max_steps=rule.max_steps, optimizer=rule.optimizer
+    )
     done = _Count(on_event, len(can))
+    result = relax_elsewhere(batch.select(can), settings, on_event) if relax_elsewhere else None
+    if result is not None:
+        made = dict(zip(can, _rows(result), strict=True))
+        found = {row: values for row, values in made.items() if values[6] not in _LOST}
+        failed = {row: values[6].explanation for row, values in made.items() if row not in found}
+        return _judged(batch, found, failed, can, hull, rule.rmsd, marks)
 
     def work(part: list[int]) -> list[tuple[Any, ...]]:
         return _rows(relax(batch.select(part), potential, settings, on_event=done.part))
@@ -101,7 +116,20 @@ def relax_patiently(
     found, failed = patiently(
         work, can, seconds=_NO_LIMIT, chunk=_AT_ONCE, on_done=done.set_finished
     )
-    marks += [(Status.RELAX_DIVERGED, reason, row) for row, reason in failed.items()]
+    return _judged(batch, found, failed, can, hull, rule.rmsd, marks)
+
+
+def _judged(
+    batch: CrystalBatch,
+    found: dict[int, tuple[Any, ...]],
+    failed: dict[int, str],
+    can: list[int],
+    hull: Hull,
+    rmsd: Sequence[str],
+    marks: list[tuple[Status, str, int]],
+) -> Relaxation:
+    """Return relaxed crystals with their distances to the hull, and marks for all that fell."""
+    marks = [*marks, *((Status.RELAX_DIVERGED, reason, row) for row, reason in failed.items())]
     kept = [row for row in can if row in found]
     start = batch.select(torch.tensor(kept, dtype=torch.int64))
     made = [found[row] for row in kept]
@@ -130,8 +158,7 @@ def relax_patiently(
         above_hull_ev_per_atom=above,
         single_point_above_hull_ev_per_atom=hull.energy_above(before, start),
         rmsd_a={
-            name: torch.where(converged, _rmsd(name, start, after, converged), nan)
-            for name in rule.rmsd
+            name: torch.where(converged, _rmsd(name, start, after, converged), nan) for name in rmsd
         },
         marks=marks,
     )

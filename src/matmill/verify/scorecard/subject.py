@@ -28,7 +28,7 @@ from matmill.verify.protocols import Protocol
 from matmill.verify.samples import Samples
 from matmill.verify.scorecard import sameness
 from matmill.verify.scorecard.number import Number
-from matmill.verify.scorecard.relaxed import Relaxation, relax_patiently
+from matmill.verify.scorecard.relaxed import Relaxation, RelaxElsewhere, relax_patiently
 from matmill.verify.statuses import Status
 from matmill.verify.validity import (
     roomy_by_radii,
@@ -74,6 +74,7 @@ class Subject:
         index: Known crystals; the index that ships unless given.
         load_hull: Gives the hull.
         load_potential: Gives the potential.
+        relax_elsewhere: Relaxes in other processes; everything happens here unless given.
         energies: Predicts energies whose distribution is compared.
         seed: Of draws and resamples.
         on_event: Told about the progress.
@@ -90,6 +91,7 @@ class Subject:
     index: KnownIndex | None = None
     load_hull: Callable[[], Hull] = Hull.load
     load_potential: Callable[[], Potential] = load_chgnet
+    relax_elsewhere: RelaxElsewhere | None = None
     energies: Energies | None = None
     seed: int = 0
     on_event: OnEvent = ignore
@@ -257,7 +259,13 @@ class Subject:
         """What relaxation made of the sound crystals among those tried."""
         rows = torch.nonzero(self.tried & self.is_sound).flatten()
         found = relax_patiently(
-            self.batch, rows, self.load_potential(), self.hull, self.protocol, self.on_event
+            self.batch,
+            rows,
+            self.load_potential(),
+            self.hull,
+            self.protocol,
+            self.on_event,
+            self.relax_elsewhere,
         )
         for status, reason, crystal in found.marks:
             self.mark([crystal], status, [reason])
