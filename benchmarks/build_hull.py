@@ -19,13 +19,8 @@ import pyarrow.parquet as pq
 
 from hull_common import DATA, ROOT, WORK, read_structures, write_atomic
 from matmill.crystals.composition import element_counts
-from matmill.verify.hull import (
-    ON_HULL,
-    HullEntries,
-    element_masks,
-    entries_to_table,
-    lowest_mixture,
-)
+from matmill.verify.hull import ON_HULL, lowest_mixture
+from matmill.verify.hull_entries import HullEntries, element_masks, entries_to_table
 from matmill.verify.potentials import load_chgnet
 
 FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from hull_common import DATA
 from matmill.crystals.elements import SYMBOLS
-from matmill.verify.hull import ON_HULL, HullEntries
+from matmill.verify.hull import ON_HULL
+from matmill.verify.hull_entries import HullEntries
 
 FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")
 

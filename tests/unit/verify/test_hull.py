@@ -14,13 +14,8 @@ from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.composition import parse_formula
 from matmill.crystals.elements import SYMBOLS, number
 from matmill.errors import DataError
-from matmill.verify.hull import (
-    Hull,
-    HullEntries,
-    entries_from_table,
-    entries_to_table,
-    lowest_mixture,
-)
+from matmill.verify.hull import Hull, lowest_mixture
+from matmill.verify.hull_entries import HullEntries, entries_from_table, entries_to_table
 
 
 def counts_of(formula: str) -> np.ndarray:
