@@ -60,4 +60,13 @@ generators = Registry(
         "random": "matmill.generate.baselines:RandomGenerator",
     },
 )
-potentials = Registry("potential", {"chgnet": "matmill.verify.potentials:load_chgnet"})
+potentials = Registry(
+    "potential",
+    {
+        "chgnet": "matmill.verify.potentials:load_chgnet",
+        "mace": "matmill.verify.backends:load_mace",
+        "mattersim": "matmill.verify.backends:load_mattersim",
+        "orb": "matmill.verify.backends:load_orb",
+        "sevennet": "matmill.verify.sevennet:load_sevennet",
+    },
+)

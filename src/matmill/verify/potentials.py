@@ -1,23 +1,33 @@
 """Potentials: energy, forces and stress of whole batches of crystals."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.errors import MissingExtraError
 from matmill.verify.chgnet import MAX_ATOMIC_NUMBER, BatchedCHGNet, BondGraph, bond_graph
 
-if TYPE_CHECKING:
-    from ase.calculators.calculator import Calculator
+MP2020_CORRECTED = "mp2020-corrected"
+MP_RAW = "mp-raw"
+OTHER = "other"
+SCHEMES = {
+    MP2020_CORRECTED: "Learned from Materials Project energies with the corrections of 2020 "
+    "inside: never correct them again.",
+    MP_RAW: "Learned from PBE and PBE+U energies by the Materials Project's settings, as computed: "
+    "they need the corrections of 2020 before they meet its entries.",
+    OTHER: "Learned from, or fitted to, something else: comparable with energies of this very "
+    "potential only.",
+}
+"""What a potential's energies are, and what that means for hulls (see docs/potentials.md)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Potential(Protocol):
     Attributes:
         name: Short name with version, e.g. ``"chgnet-0.3.0"``.
         hash: Content hash of its weights: part of the key of every cached result.
+        scheme: Which corrections its energies carry: one of `SCHEMES`. Energies of two schemes
+            never meet in one hull.
     """
 
     @property
@@ -77,6 +89,11 @@ class Potential(Protocol):
     @property
     def hash(self) -> str:
         """Content hash of the weights."""
+        ...
+
+    @property
+    def scheme(self) -> str:
+        """Which corrections the energies carry."""
         ...
 
     def compute(self, batch: CrystalBatch, *, forces: bool = True) -> PotentialOutput:
@@ -95,6 +112,7 @@ class CHGNetPotential:
     """
 
     name = "chgnet-0.3.0"
+    scheme = MP2020_CORRECTED
 
     def __init__(self, *, max_atoms: int = 128, dtype: torch.dtype = torch.float32) -> None:
         self.max_atoms = max_atoms
@@ -111,19 +129,12 @@ class CHGNetPotential:
         A crystal with an element beyond plutonium (Z > 94), which the network never saw, or with
         coordinates that are not finite gets NaN.
         """
-        parts = [self._pass(chunk, forces) for chunk in batch.chunks(self.max_atoms)]
-        if not parts:
-            empty = torch.zeros(0, dtype=torch.float64)
-            return PotentialOutput(
-                energy_ev=empty,
-                forces_ev_per_a=empty.reshape(0, 3) if forces else None,
-                stress_ev_per_a3=empty.reshape(0, 3, 3) if forces else None,
-            )
-        energy, force, stress = zip(*parts, strict=True)
-        return PotentialOutput(
-            energy_ev=torch.cat(energy),
-            forces_ev_per_a=torch.cat(force) if forces else None,
-            stress_ev_per_a3=torch.cat(stress) if forces else None,
+        return compute_in_chunks(
+            batch,
+            self._evaluate,
+            forces=forces,
+            max_atoms=self.max_atoms,
+            elements=range(1, MAX_ATOMIC_NUMBER + 1),
         )
 
     def describe(self, batch: CrystalBatch) -> SiteDescription:
@@ -137,7 +148,7 @@ class CHGNetPotential:
             forces_ev_per_a=torch.full((n, 3), torch.nan, dtype=torch.float64),
             stress_ev_per_a3=torch.full((len(batch), 3, 3), torch.nan, dtype=torch.float64),
         )
-        known = torch.nonzero(_treatable(batch)).flatten()
+        known = torch.nonzero(treatable(batch, range(1, MAX_ATOMIC_NUMBER + 1))).flatten()
         done = 0
         for chunk in batch.select(known).chunks(self.max_atoms):
             crystals = known[done : done + len(chunk)]
@@ -158,21 +169,6 @@ class CHGNetPotential:
             found.forces_ev_per_a[atoms] = force
             found.stress_ev_per_a3[crystals] = stress
         return found
-
-    def _pass(self, batch: CrystalBatch, forces: bool) -> tuple[Tensor, Tensor, Tensor]:
-        known = _treatable(batch)
-        if bool(known.all()):
-            return self._evaluate(batch, forces)
-        energy = torch.full((len(batch),), torch.nan, dtype=torch.float64)
-        force = torch.full((len(batch.frac_coords), 3), torch.nan, dtype=torch.float64)
-        stress = torch.full((len(batch), 3, 3), torch.nan, dtype=torch.float64)
-        if bool(known.any()):
-            good = self._evaluate(batch.select(known), forces)
-            energy[known] = good[0]
-            if forces:
-                force[known[batch.crystal_index]] = good[1]
-                stress[known] = good[2]
-        return energy, force, stress
 
     def _evaluate(self, batch: CrystalBatch, forces: bool) -> tuple[Tensor, Tensor, Tensor]:
         graph = bond_graph(batch)
@@ -208,59 +204,57 @@ def _forces_and_stress(
     return force, stress
 
 
-class AsePotential:
-    """Any ASE calculator as a potential, one crystal after another.
-
-    Args:
-        make_calculator: Returns a fresh calculator with energy, forces and stress.
-        name: Name with version, for tables and caches.
-        hash: Content hash of its weights or settings.
-    """
-
-    def __init__(
-        self, make_calculator: "Callable[[], Calculator]", *, name: str, hash: str
-    ) -> None:
-        self.name = name
-        self.hash = hash
-        self._calculator = make_calculator()
-
-    def compute(self, batch: CrystalBatch, *, forces: bool = True) -> PotentialOutput:
-        """Return energies, and forces and stress if asked."""
-        from ase import Atoms
-
-        energy, force, stress = [], [], []
-        for crystal in range(len(batch)):
-            rows = batch.atoms_of(crystal)
-            atoms = Atoms(
-                numbers=batch.atomic_numbers[rows].numpy(),
-                scaled_positions=batch.frac_coords[rows].double().numpy(),
-                cell=batch.lattice[crystal].double().numpy(),
-                pbc=True,
-            )
-            atoms.calc = self._calculator
-            energy.append(float(atoms.get_potential_energy()))
-            if forces:
-                force.append(torch.as_tensor(atoms.get_forces()))
-                stress.append(torch.as_tensor(atoms.get_stress(voigt=False)))
-        empty = torch.zeros(0, 3, dtype=torch.float64)
-        return PotentialOutput(
-            energy_ev=torch.tensor(energy, dtype=torch.float64),
-            forces_ev_per_a=torch.cat([empty, *force]).double() if forces else None,
-            stress_ev_per_a3=(
-                torch.stack(stress).double() if stress else torch.zeros(0, 3, 3).double()
-            )
-            if forces
-            else None,
-        )
-
-
 def load_chgnet(*, max_atoms: int = 128) -> CHGNetPotential:
     """Return CHGNet 0.3.0 with the weights that the ``chgnet`` package brings (no download)."""
     return CHGNetPotential(max_atoms=max_atoms)
 
 
-def _treatable(batch: CrystalBatch) -> Tensor:
-    bad_atom = (batch.atomic_numbers < 1) | (batch.atomic_numbers > MAX_ATOMIC_NUMBER)
+def scheme_of(potential: object) -> str:
+    """Return which corrections a potential's energies carry; a plug-in that is silent is other."""
+    return str(getattr(potential, "scheme", OTHER))
+
+
+Evaluate = Callable[[CrystalBatch, bool], tuple[Tensor, Tensor, Tensor]]
+"""Energies, forces and stresses of crystals that can be treated; the last two only if asked."""
+
+
+def compute_in_chunks(
+    batch: CrystalBatch,
+    evaluate: Evaluate,
+    *,
+    forces: bool,
+    max_atoms: int,
+    elements: Collection[int],
+) -> PotentialOutput:
+    """Return the output for a batch from passes of limited size, NaN for what cannot be treated.
+
+    Args:
+        batch: The crystals.
+        evaluate: One pass.
+        forces: Whether forces and stress are wanted.
+        max_atoms: Atoms a pass.
+        elements: Atomic numbers that the potential knows.
+    """
+    good = treatable(batch, elements)
+    energy = torch.full((len(batch),), torch.nan, dtype=torch.float64)
+    if not forces:
+        chunks = batch.select(good).chunks(max_atoms)
+        parts = [evaluate(chunk, False)[0] for chunk in chunks]
+        energy[good] = torch.cat([energy[:0], *parts])
+        return PotentialOutput(energy_ev=energy)
+    force = torch.full((len(batch.frac_coords), 3), torch.nan, dtype=torch.float64)
+    stress = torch.full((len(batch), 3, 3), torch.nan, dtype=torch.float64)
+    found = [evaluate(chunk, True) for chunk in batch.select(good).chunks(max_atoms)]
+    energy[good] = torch.cat([energy[:0], *(part[0] for part in found)])
+    force[good[batch.crystal_index]] = torch.cat([force[:0], *(part[1] for part in found)])
+    stress[good] = torch.cat([stress[:0], *(part[2] for part in found)])
+    return PotentialOutput(energy_ev=energy, forces_ev_per_a=force, stress_ev_per_a3=stress)
+
+
+def treatable(batch: CrystalBatch, elements: Collection[int]) -> Bool[Tensor, " n_crystals"]:
+    """Return which crystals have known elements, finite numbers and a volume."""
+    known = torch.tensor(sorted(elements), dtype=batch.atomic_numbers.dtype)
+    bad_atom = ~torch.isin(batch.atomic_numbers, known)
     bad_atom |= ~torch.isfinite(batch.frac_coords).all(1)
     n_bad = torch.zeros(len(batch), dtype=torch.int64)
     n_bad = n_bad.index_add(0, batch.crystal_index, bad_atom.long())

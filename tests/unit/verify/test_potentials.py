@@ -7,7 +7,8 @@ import torch
 from crystals_for_tests import MP_20, given_crystals, perturbed, prototypes
 
 from matmill.crystals.batch import CrystalBatch, concatenate
-from matmill.verify.potentials import AsePotential, CHGNetPotential, load_chgnet
+from matmill.verify.ase_potential import AsePotential
+from matmill.verify.potentials import CHGNetPotential, load_chgnet
 
 GPA_PER_EV_A3 = 160.21766208
 
