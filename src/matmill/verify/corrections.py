@@ -144,7 +144,7 @@ def _oxide_type(structure: "Structure") -> str | None:
         return None
     from pymatgen.core.structure_analyzer import oxide_type
 
-    return oxide_type(structure, 1.05)
+    return str(oxide_type(structure, 1.05))
 
 
 def _adjustments(

@@ -27,7 +27,12 @@ from matmill.crystals.elements import SYMBOLS
 from matmill.errors import DataError
 from matmill.verify.hull_entries import HullEntries, element_masks, entries_from_table, reduced
 
-ASSET = "hull_chgnet.parquet"
+SHIPPED = {
+    "chgnet-0.3.0": "hull_chgnet.parquet",
+    "sevennet-0-11jul2024": "hull_sevennet.parquet",
+}
+"""Tables among the assets, by the potential that computed them; the first is the default."""
+
 ON_HULL = 1e-7
 """An entry within this distance (eV per atom) counts as a vertex of the hull."""
 
@@ -88,8 +93,7 @@ class Hull:
         Raises:
             DataError: If the file is missing or is no hull table.
         """
-        source = Path(str(files("matmill").joinpath("assets", ASSET))) if path is None else path
-        source = Path(source)
+        source = _asset(next(iter(SHIPPED))) if path is None else Path(path)
         try:
             content = source.read_bytes()
             table = pq.read_table(pa.BufferReader(content))
@@ -103,6 +107,11 @@ class Hull:
             scheme=about.get("scheme"),
             potential=about.get("potential"),
         )
+
+    @classmethod
+    def of_potential(cls, name: str) -> "Hull | None":
+        """Return the hull that ships for a potential, None if there is none."""
+        return cls.load(_asset(name)) if name in SHIPPED and _asset(name).is_file() else None
 
     @cached_property
     def elements(self) -> frozenset[str]:
@@ -215,6 +224,10 @@ class Hull:
             target = counts[counts > 0] / max(counts.sum(), 1)
             self._values[key] = lowest_mixture(system.fractions, system.energies, target)
         return self._values[key]
+
+
+def _asset(potential: str) -> Path:
+    return Path(str(files("matmill").joinpath("assets", SHIPPED[potential])))
 
 
 def _grouped(masks: np.ndarray) -> dict[bytes, np.ndarray]:

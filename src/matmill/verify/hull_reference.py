@@ -149,7 +149,8 @@ def _compositions(path: Path, table: pa.Table) -> np.ndarray:
         except (AttributeError, ValueError, IndexError, pa.ArrowException) as error:
             raise DataError(f"{path}: elements_z and counts cannot be used: {error}.") from error
         if len(counts) and not counts.any(1).all():
-            raise DataError(f"{path}, row {_row(table, int(np.argmin(counts.any(1))))}: no element.")
+            row = _row(table, int(np.argmin(counts.any(1))))
+            raise DataError(f"{path}, row {row}: no element.")
         return counts
     if "formula" not in names:
         raise DataError(f"{path} has no compositions: it needs formula, or elements_z and counts.")
@@ -207,10 +208,8 @@ def _as_totals(
     return np.concatenate([counts, alone]), np.concatenate([totals, energies[known]]), source, owner
 
 
-def _element_energies(
-    path: Path, given: str | Path | None
-) -> tuple[np.ndarray, str, str | None]:
-    """Return eV per atom by atomic number, where they are from, and the potential if they have one."""
+def _element_energies(path: Path, given: str | Path | None) -> tuple[np.ndarray, str, str | None]:
+    """Return eV per atom by atomic number, their source, and the potential that they are by."""
     energies = np.full(len(SYMBOLS), np.nan)
     folders = [path.parent, Path(os.environ.get("MATMILL_DATA") or path.parent)]
     found = [folder / ELEMENTS_FILE for folder in folders if (folder / ELEMENTS_FILE).is_file()]

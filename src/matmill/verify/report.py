@@ -9,6 +9,7 @@ import torch
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.files import read, write
 from matmill.progress import OnEvent, ignore
+from matmill.verify import schemes
 from matmill.verify.hull import Hull
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.relax import RelaxSettings, relax
@@ -27,7 +28,7 @@ class RelaxRow:
         energy_ev_per_atom: At the end, by the potential.
         energy_drop_ev_per_atom: How much lower than at the start.
         energy_above_hull_ev_per_atom: NaN where the hull lacks an element or nothing was computed.
-        hull_name: Reference hull.
+        hull_name: Reference hull; empty where no hull of this potential ships.
         n_competitors: Known crystals of exactly this chemical system.
         max_force_ev_per_a: Largest force at the end, atoms and cell.
         volume_ratio: Volume after over volume before.
@@ -75,10 +76,9 @@ def relax_files(
     """
     found = read(list(files), on_event=on_event)
     crystals = found.crystals.to(dtype=torch.float64)
-    hull = Hull.load()
-    rows, relaxed = relax_rows(
-        crystals, potential or load_chgnet(), hull, settings, on_event=on_event
-    )
+    potential = potential or load_chgnet()
+    hull = Hull.of_potential(potential.name)  # without one there are no distances
+    rows, relaxed = relax_rows(crystals, potential, hull, settings, on_event=on_event)
     if out is not None:
         write(relaxed, out)
     return rows, [str(complaint) for complaint in found.complaints]
@@ -87,18 +87,28 @@ def relax_files(
 def relax_rows(
     crystals: CrystalBatch,
     potential: Potential,
-    hull: Hull,
+    hull: Hull | None,
     settings: RelaxSettings,
     *,
     on_event: OnEvent = ignore,
 ) -> tuple[list[RelaxRow], CrystalBatch]:
-    """Relax crystals and return a row for each, with the crystals in the same order."""
+    """Relax crystals and return a row for each, with the crystals in the same order.
+
+    Without a hull there are no distances.
+
+    Raises:
+        InputError: If the potential's energies do not compare with the hull.
+    """
     n = len(crystals)
+    name = "" if hull is None else schemes.hull_name(hull, potential)
     objections = check(crystals)
     good = torch.tensor([i for i in range(n) if objections[i] is None], dtype=torch.int64)
     result = relax(crystals.select(good), potential, settings, on_event=on_event)
-    above = hull.energy_above(result.energy_ev, result.batch)
-    competitors = hull.n_competitors(crystals).tolist()
+    above = torch.full_like(result.energy_ev, torch.nan)
+    competitors = [0] * n
+    if hull is not None:
+        above = schemes.energy_above(hull, potential, result.energy_ev, result.batch)
+        competitors = hull.n_competitors(crystals).tolist()
     lattice, frac = crystals.lattice.clone(), crystals.frac_coords.clone()
     place = {int(row): i for i, row in enumerate(good)}
     for row, i in place.items():
@@ -136,7 +146,7 @@ def relax_rows(
                 energy_ev_per_atom=float(energy[row]),
                 energy_drop_ev_per_atom=float(drop[row]),
                 energy_above_hull_ev_per_atom=float(distance[row]),
-                hull_name=hull.name,
+                hull_name=name,
                 n_competitors=competitors[row],
                 max_force_ev_per_a=float(force[row]),
                 volume_ratio=float(relaxed.volume[row] / crystals.volume[row]),

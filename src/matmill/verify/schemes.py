@@ -6,6 +6,7 @@ TRI110; ``"other"``, anything else. Energies of two schemes differ by up to 1 eV
 never meet: a raw energy is corrected for a corrected hull, everything else is refused.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -15,17 +16,17 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.errors import InputError
 from matmill.verify.corrections import mp2020, tri110
 from matmill.verify.hull import Hull
+from matmill.verify.potentials import MP2020_CORRECTED, MP_RAW, OTHER, scheme_of
 
-SCHEMES = ("mp-raw", "mp2020-corrected", "tri110-2024")
+TRI110 = "tri110-2024"
+SCHEMES = (MP_RAW, MP2020_CORRECTED, TRI110)
 """Schemes that more than one method shares."""
-
-OTHER = "other"
 
 Step = Literal["none", "mp2020", "tri110"]
 
 _STEPS: dict[tuple[str, str], Step] = {
-    ("mp-raw", "mp2020-corrected"): "mp2020",
-    ("mp-raw", "tri110-2024"): "tri110",
+    (MP_RAW, MP2020_CORRECTED): "mp2020",
+    (MP_RAW, TRI110): "tri110",
 }
 
 
@@ -37,11 +38,6 @@ class Named(Protocol):
     def name(self) -> str:
         """Short name with version."""
         ...
-
-
-def scheme_of(potential: Named) -> str:
-    """Return the scheme of a potential's energies; ``"other"`` if it does not say."""
-    return getattr(potential, "scheme", None) or OTHER
 
 
 def step(potential: Named, hull: Hull) -> Step:
@@ -79,6 +75,30 @@ def fits(potential: Named, hull: Hull) -> bool:
     except InputError:
         return False
     return True
+
+
+def choose(potential: Named, given: Sequence[Hull] = ()) -> Hull:
+    """Return the hull that a potential's energies are compared with.
+
+    One of those given that is its own; else the first given that fits; else, where none is given,
+    the one that ships for it.
+
+    Raises:
+        InputError: If none compares with it.
+    """
+    own = [hull for hull in given if hull.potential == potential.name]
+    fitting = own or [hull for hull in given if fits(potential, hull)]
+    if fitting:
+        return fitting[0]
+    if given:
+        step(potential, given[0])  # says why not
+    shipped = Hull.of_potential(potential.name)
+    if shipped is None:
+        raise InputError(
+            f"No hull of {potential.name} ships, and its energies compare with no other's. "
+            f"Give --hull a table of {potential.name}, or of DFT energies."
+        )
+    return shipped
 
 
 def energy_above(

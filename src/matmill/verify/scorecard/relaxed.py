@@ -10,6 +10,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS
 from matmill.progress import Event, OnEvent
+from matmill.verify import schemes
 from matmill.verify.displacement import rmsd_as_stored, rmsd_of_matcher, unwrapped
 from matmill.verify.hull import Hull
 from matmill.verify.metrics import relaxation_rmsd
@@ -30,6 +31,8 @@ class Relaxation:
     """What relaxation made of some crystals; all tensors are ``(n,)`` in the order of ``rows``.
 
     Attributes:
+        potential_name: What relaxed them.
+        hull_name: What they were compared with, and how their energies were made comparable.
         rows: Their places in the batch that they are from.
         batch: The crystals where they stopped.
         converged: Whether the forces are small.
@@ -42,6 +45,8 @@ class Relaxation:
         marks: Status, reason and crystal (place in the original batch) of each that fell.
     """
 
+    potential_name: str
+    hull_name: str
     rows: Int[Tensor, " n"]
     batch: CrystalBatch
     converged: Bool[Tensor, " n"]
@@ -75,11 +80,15 @@ def relax_patiently(
     Args:
         batch: The crystals.
         rows: Which of them.
-        potential: That of the hull.
+        potential: Relaxes them.
         hull: The candidates are not part of it.
         protocol: Forces, steps and definitions of displacement.
         on_event: Told how many are finished.
+
+    Raises:
+        InputError: If the potential's energies do not compare with the hull.
     """
+    name = schemes.hull_name(hull, potential)
     marks: list[tuple[Status, str, int]] = []
     can: list[int] = []
     objections = check(batch.select(rows))
@@ -110,7 +119,8 @@ def relax_patiently(
     before = torch.tensor([m[3] for m in made], dtype=torch.float64)
     converged = torch.tensor([m[4] for m in made], dtype=torch.bool)
     nan = torch.full_like(energy, torch.nan)
-    above = torch.where(converged, hull.energy_above(energy, after), nan)
+    distance = schemes.energy_above(hull, potential, energy, after)
+    above = torch.where(converged, distance, nan)
     fates: list[Fate | None] = [m[6] for m in made]
     for i, row in enumerate(kept):
         fate = fates[i]
@@ -118,9 +128,11 @@ def relax_patiently(
             marks.append((of_fate(fate), fate.explanation, row))
         elif bool(torch.isnan(above[i])):
             lacking = sorted(set(_symbols(start, i)) - hull.elements)
-            reason = f"no reference for {', '.join(lacking) or 'this composition'}"
+            reason = f"no reference for {', '.join(lacking) or 'all of its chemical system'}"
             marks.append((Status.HULL_MISSING_ELEMENT, reason, row))
     return Relaxation(
+        potential_name=potential.name,
+        hull_name=name,
         rows=torch.tensor(kept, dtype=torch.int64),
         batch=after,
         converged=converged,
@@ -128,7 +140,7 @@ def relax_patiently(
         energy_ev_per_atom=energy / start.n_atoms,
         drop_ev_per_atom=(before - energy) / start.n_atoms,
         above_hull_ev_per_atom=above,
-        single_point_above_hull_ev_per_atom=hull.energy_above(before, start),
+        single_point_above_hull_ev_per_atom=schemes.energy_above(hull, potential, before, start),
         rmsd_a={
             name: torch.where(converged, _rmsd(name, start, after, converged), nan)
             for name in rule.rmsd

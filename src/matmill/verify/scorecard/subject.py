@@ -74,6 +74,7 @@ class Subject:
         index: Known crystals; the index that ships unless given.
         load_hull: Gives the hull.
         load_potential: Gives the potential.
+        others: Further potentials, each with the hull that its energies compare with.
         energies: Predicts energies whose distribution is compared.
         seed: Of draws and resamples.
         on_event: Told about the progress.
@@ -90,6 +91,7 @@ class Subject:
     index: KnownIndex | None = None
     load_hull: Callable[[], Hull] = Hull.load
     load_potential: Callable[[], Potential] = load_chgnet
+    others: Sequence[tuple[Potential, Hull]] = ()
     energies: Energies | None = None
     seed: int = 0
     on_event: OnEvent = ignore
@@ -255,13 +257,15 @@ class Subject:
     @cached_property
     def relaxation(self) -> Relaxation:
         """What relaxation made of the sound crystals among those tried."""
-        rows = torch.nonzero(self.tried & self.is_sound).flatten()
-        found = relax_patiently(
-            self.batch, rows, self.load_potential(), self.hull, self.protocol, self.on_event
-        )
+        found = self._relaxed_by(self.load_potential(), self.hull)
         for status, reason, crystal in found.marks:
             self.mark([crystal], status, [reason])
         return found
+
+    @cached_property
+    def opinions(self) -> list[Relaxation]:
+        """What every potential made of them, each by itself; statuses are the first one's."""
+        return [self.relaxation, *(self._relaxed_by(*pair) for pair in self.others)]
 
     def share(
         self,
@@ -307,6 +311,10 @@ class Subject:
             per_valid=float("nan") if is_check or not n_valid else hits_valid / n_valid,
             note=note,
         )
+
+    def _relaxed_by(self, potential: Potential, hull: Hull) -> Relaxation:
+        rows = torch.nonzero(self.tried & self.is_sound).flatten()
+        return relax_patiently(self.batch, rows, potential, hull, self.protocol, self.on_event)
 
     @cached_property
     def _groups(self) -> dict[float, tuple[Tensor, Tensor]]:
