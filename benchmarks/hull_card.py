@@ -56,6 +56,8 @@ def make_card(
     missing = [s for s in SYMBOLS[1:95] if s not in _elements(entries)]
     return {
         "name": about["name"],
+        "version": about["version"],
+        "scheme": about["scheme"],
         "what": "Energies of known crystals by CHGNet 0.3.0, lowest of each reduced formula.",
         "potential": {"name": about["potential"], "weights_hash": about["potential_hash"]},
         "command": [
