@@ -178,7 +178,7 @@ def extend() -> None:
     after = merge(before, added, counts)
     sys.stderr.write(f"{len(after.ids) - len(before.ids)} new formulas\n")
     distance = own_distances(after)
-    energies = all_energies(after, added, counts)
+    energies = all_energies((after, before), added, counts)
     path = ASSETS / "hull_chgnet.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     save(

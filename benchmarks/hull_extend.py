@@ -5,6 +5,7 @@ relaxed ones lowered without the energies of all others.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,16 +98,25 @@ def merge(entries: HullEntries, added: Added, counts: dict[str, np.ndarray]) -> 
     )
 
 
-def all_energies(entries: HullEntries, added: Added, counts: dict[str, np.ndarray]) -> pa.Table:
-    """Return energies by id in the layout of `build_hull.load_energies`, of all that is at hand."""
+def all_energies(
+    tables: Sequence[HullEntries], added: Added, counts: dict[str, np.ndarray]
+) -> pa.Table:
+    """Return energies by id in the layout of `build_hull.load_energies`, of all that is at hand.
+
+    Args:
+        tables: The new table and the one before, which has crystals that were lowest then.
+        added: New energies.
+        counts: Of every given crystal, by id.
+    """
     energy = dict(added.energy_ev_per_atom)
     lowered = dict(added.relaxed_ev_per_atom)
-    for key, value, relaxed in zip(
-        entries.ids, entries.energy_ev_per_atom, entries.relaxed, strict=True
-    ):
-        energy.setdefault(key, float(value))
-        if relaxed:
-            lowered[key] = float(value)
+    for table in tables:
+        for key, value, relaxed in zip(
+            table.ids, table.energy_ev_per_atom, table.relaxed, strict=True
+        ):
+            energy.setdefault(key, float(value))
+            if relaxed:
+                lowered.setdefault(key, float(value))
     ids = list(energy)
     n_atoms = np.array([int(counts[key].sum()) for key in ids])
     total = np.array([energy[key] for key in ids]) * n_atoms

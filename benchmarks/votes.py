@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,8 @@ class Table:
         from scipy.optimize import linprog
 
         inside, there = self.competitors(counts), counts > 0
+        if not len(inside):
+            return []
         fractions = self.fractions[inside][:, there]
         answer = linprog(
             self.energy[inside],
@@ -140,23 +142,32 @@ def chgnet() -> tuple[Table, dict[str, float]]:
     return Table(entries, entries.above_hull_ev_per_atom <= NEAR), energy
 
 
-def sevennet(rows: Rows, hulls: Iterable[Table]) -> tuple[Table, dict[str, float]]:
-    """Return SevenNet-0's hull of what the rows decompose into, and its energies by id."""
-    wanted = {key.tobytes(): key for hull in hulls for row in rows.counts
-              for key in hull.products(row)}  # fmt: skip
+def sevennet(rows: Rows, hulls: Sequence[Table], minutes: float) -> tuple[Table, dict[str, float]]:
+    """Return SevenNet-0's hull of what the rows decompose into, and its energies by id.
+
+    A row of which a competing formula has no structure or no energy yet has no energy either.
+    """
     entries = Hull.load().entries
-    place = {row.tobytes(): i for i, row in enumerate(entries.counts)}
-    chosen = [place[key] for key in wanted if key in place]
-    needed = [entries.ids[i] for i in chosen]
-    sys.stderr.write(f"{len(wanted)} competing formulas, {len(chosen)} with a structure\n")
-    energy = _sevennet_energies(rows.batch, set(needed))
-    values = np.array([energy.get(key, np.nan) for key in needed])
-    table = lowest_of_each_formula(entries.counts[chosen], values, needed)
-    return Table(table), energy
+    id_of = {row.tobytes(): key for row, key in zip(entries.counts, entries.ids, strict=True)}
+    place = {key: i for i, key in enumerate(entries.ids)}
+    needs: dict[str, list[str | None]] = {}
+    for key, row in zip(rows.batch.ids, rows.counts, strict=True):
+        formulas = {f.tobytes() for hull in hulls for f in hull.products(row)}
+        needs[key] = [id_of.get(formula) for formula in sorted(formulas)]
+    order = list(dict.fromkeys(k for key, own in needs.items() for k in (key, *own) if k))
+    energy = _sevennet_energies(rows.batch, order, minutes)
+    for key, own in needs.items():
+        if not own or not all(k is not None and k in energy for k in own):
+            energy[key] = float("nan")
+    competing = sorted({k for own in needs.values() for k in own if k is not None and k in energy})
+    sys.stderr.write(f"{len(competing)} competing formulas with an energy\n")
+    values = np.array([energy[key] for key in competing])
+    counts = entries.counts[[place[key] for key in competing]]
+    return Table(lowest_of_each_formula(counts, values, competing)), energy
 
 
-def _sevennet_energies(first: CrystalBatch, needed: set[str]) -> dict[str, float]:
-    """Return energies per atom by id, computing what the parts on disk lack, small cells first."""
+def _sevennet_energies(first: CrystalBatch, order: list[str], minutes: float) -> dict[str, float]:
+    """Return energies per atom by id, computing in this order what the parts on disk lack."""
     from matmill.verify.sevennet import load_sevennet
 
     folder = WORK / "sevennet"
@@ -166,7 +177,10 @@ def _sevennet_energies(first: CrystalBatch, needed: set[str]) -> dict[str, float
         part = pq.read_table(path)
         keys, values = part["material_id"].to_pylist(), part["energy_ev_per_atom"].to_pylist()
         found.update(zip(keys, values, strict=True))
-    batches, seen = [first], set(first.ids)
+    todo = [key for key in order if key not in found]
+    if not todo or minutes <= 0:
+        return found
+    batches, seen, needed = [first], set(first.ids), set(todo)
     for name in FILES:
         batch = read_structures(DATA / f"{name}.parquet")
         if name == "element_references":
@@ -175,13 +189,11 @@ def _sevennet_energies(first: CrystalBatch, needed: set[str]) -> dict[str, float
         seen.update(batch.ids)
         batches.append(batch.select(torch.tensor(new, dtype=torch.int64)))
     batch = concatenate(batches)
-    todo = [i for i, key in enumerate(batch.ids) if key not in found]
-    batch = batch.select(torch.tensor(todo, dtype=torch.int64))
-    batch = batch.select(torch.argsort(batch.n_atoms, stable=True))
+    place = {key: i for i, key in enumerate(batch.ids)}
+    batch = batch.select(torch.tensor([place[key] for key in todo if key in place]))
     sys.stderr.write(f"{len(batch)} single points, {int(batch.n_atoms.sum())} atoms\n")
-    if not len(batch):
-        return found
     potential, begin, done = load_sevennet(), time.process_time(), 0
+    end = time.monotonic() + 60 * minutes
     few = batch.select(torch.arange(min(2, len(batch))))
     whole = potential.compute(few).energy_ev
     # The network always differentiates; energies alone cost a third without that.
@@ -189,6 +201,8 @@ def _sevennet_energies(first: CrystalBatch, needed: set[str]) -> dict[str, float
     with torch.no_grad():
         torch.testing.assert_close(potential.compute(few, forces=False).energy_ev, whole)
     for k, chunk in enumerate(batch.chunks(400)):
+        if time.monotonic() > end:
+            break
         with torch.no_grad():
             energy = potential.compute(chunk, forces=False).energy_ev / chunk.n_atoms
         table = pa.table({"material_id": list(chunk.ids), "energy_ev_per_atom": energy.numpy()})
@@ -266,6 +280,7 @@ def _round(value: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sevennet", type=int, metavar="N", help="with SevenNet-0, on N rows")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of computing SevenNet-0")
     parser.add_argument("--rows", type=int, metavar="N", help="so many rows at random, not all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -284,7 +299,7 @@ def main() -> None:
     truth = dft.above(rows, of(formation))
     above = {"chgnet-0.3.0": own.above(rows, of(chgnet_energy))}
     if arguments.sevennet:
-        table, energy = sevennet(rows, (own, dft))
+        table, energy = sevennet(rows, (own, dft), arguments.minutes)
         above["sevennet-0"] = table.above(rows, of(energy))
     else:
         for name in ("mace", "orb", "uma"):
