@@ -222,7 +222,8 @@ def _pairs(names: Sequence[str], hulls: Sequence[Hull]) -> list[tuple[Potential,
     if not names or len(set(names)) != len(names):
         raise InputError("--potentials needs one name or more, each once.")
     found = [load_potential(name) for name in names]
-    return [(potential, schemes.choose(potential, hulls)) for potential in found]
+    votes = len(found) > 1
+    return [(p, schemes.choose(p, hulls, own_first=votes)) for p in found]
 
 
 def content_hash(batch: CrystalBatch) -> str:

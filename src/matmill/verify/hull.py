@@ -27,10 +27,7 @@ from matmill.crystals.elements import SYMBOLS
 from matmill.errors import DataError
 from matmill.verify.hull_entries import HullEntries, element_masks, entries_from_table, reduced
 
-SHIPPED = {
-    "chgnet-0.3.0": "hull_chgnet.parquet",
-    "sevennet-0-11jul2024": "hull_sevennet.parquet",
-}
+SHIPPED = {"chgnet-0.3.0": "hull_chgnet.parquet"}
 """Tables among the assets, by the potential that computed them; the first is the default."""
 
 ON_HULL = 1e-7
@@ -111,7 +108,7 @@ class Hull:
     @classmethod
     def of_potential(cls, name: str) -> "Hull | None":
         """Return the hull that ships for a potential, None if there is none."""
-        return cls.load(_asset(name)) if name in SHIPPED and _asset(name).is_file() else None
+        return cls.load(_asset(name)) if name in SHIPPED else None
 
     @cached_property
     def elements(self) -> frozenset[str]:

@@ -77,22 +77,30 @@ def fits(potential: Named, hull: Hull) -> bool:
     return True
 
 
-def choose(potential: Named, given: Sequence[Hull] = ()) -> Hull:
+def choose(potential: Named, given: Sequence[Hull] = (), *, own_first: bool = False) -> Hull:
     """Return the hull that a potential's energies are compared with.
 
     One of those given that is its own; else the first given that fits; else, where none is given,
     the one that ships for it.
 
+    Args:
+        potential: What computes the energies.
+        given: Hulls of the user.
+        own_first: Take the one that ships for it before one that merely fits: errors cancel there.
+            So it is where several potentials vote.
+
     Raises:
         InputError: If none compares with it.
     """
     own = [hull for hull in given if hull.potential == potential.name]
+    shipped = Hull.of_potential(potential.name) if own_first or not given else None
+    if not own and own_first and shipped is not None:
+        return shipped
     fitting = own or [hull for hull in given if fits(potential, hull)]
     if fitting:
         return fitting[0]
     if given:
         step(potential, given[0])  # says why not
-    shipped = Hull.of_potential(potential.name)
     if shipped is None:
         raise InputError(
             f"No hull of {potential.name} ships, and its energies compare with no other's. "

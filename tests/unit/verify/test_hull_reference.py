@@ -245,3 +245,19 @@ def test_the_hull_that_ships_is_for_its_potential_only():
     assert schemes.step(Fake("chgnet-0.3.0"), hull) == "none"
     with pytest.raises(InputError, match="sevennet"):
         schemes.step(Fake("sevennet-0", "mp-raw"), hull)
+
+
+def test_a_potential_gets_its_own_hull_or_one_that_fits():
+    dft, own = hull_of("mp2020-corrected"), hull_of("mp-raw", "seven")
+    seven, chgnet = Fake("seven", "mp-raw"), Fake("chgnet-0.3.0", "mp2020-corrected")
+    assert schemes.choose(seven, [dft, own]) is own
+    assert schemes.choose(seven, [dft]) is dft
+    assert schemes.choose(chgnet, [own, dft]) is dft
+    assert schemes.choose(chgnet).name == Hull.load().name
+    # Where several vote, what ships for a potential comes before what merely fits.
+    assert schemes.choose(chgnet, [dft], own_first=True).name == Hull.load().name
+    assert schemes.choose(seven, [dft], own_first=True) is dft
+    with pytest.raises(InputError, match="No hull of seven ships"):
+        schemes.choose(seven)
+    with pytest.raises(InputError, match="do not compare"):
+        schemes.choose(chgnet, [own])
