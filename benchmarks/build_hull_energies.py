@@ -75,6 +75,8 @@ def not_in_the_table(crystals: Crystals) -> Crystals:
     known = dft["energy_above_hull_ev"].fillna(dft["energy_above_hull_est_ev"])
     wanted = set(dft["material_id"][(dft["split"] == "val") & known.notna()])
     ready = set(entries.ids)
+    for path in (WORK / "energies").glob("extend_*.parquet"):
+        ready.update(pq.read_table(path, columns=["material_id"])["material_id"].to_pylist())
     rows = [
         i
         for i, (key, formula) in enumerate(zip(crystals.batch.ids, formulas, strict=True))
@@ -106,9 +108,11 @@ def main() -> None:
         crystals, part_size, prefix = not_in_the_table(crystals), 500, "extend_"
         n_atoms = crystals.batch.n_atoms
         sys.stderr.write(f"{len(crystals.batch)} crystals, {int(n_atoms.sum())} atoms\n")
+    # Those of --extend are counted on: what is lacking, and so the parts, changes with the table.
+    first = len(list(folder.glob("extend_*.parquet"))) if arguments.extend else 0
     starts = range(0, len(crystals.batch), part_size)
     begin, n_done = time.perf_counter(), 0
-    for part, start in enumerate(starts):
+    for part, start in enumerate(starts, start=first):
         path = folder / f"{prefix}{part:04d}.parquet"
         if path.exists():
             continue
@@ -128,7 +132,7 @@ def main() -> None:
         n_done += int(batch.n_atoms.sum())
         seconds = time.perf_counter() - begin
         sys.stderr.write(
-            f"part {part + 1}/{len(starts)}: {n_done} atoms in {seconds:.0f} s, "
+            f"part {part + 1}/{first + len(starts)}: {n_done} atoms in {seconds:.0f} s, "
             f"{n_done / seconds:.0f} atoms/s\n"
         )
 

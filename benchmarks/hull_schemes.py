@@ -5,9 +5,9 @@
 Validation rows of MP-20 at their given geometry against their DFT hull distance (tabulated, else
 recomputed). CHGNet's energies carry the corrections of 2020; they meet the formation energies of
 ``hull_reference.parquet`` through the elements' energies of PBE, or through CHGNet's own.
-SevenNet-0 gives raw energies; it is corrected first. The last line leaves that out, on purpose, to show what
-the refusal of mixed schemes prevents. Run ``build_hull_energies.py --extend`` and ``votes.py
---sevennet`` before: their energies are used.
+SevenNet-0 gives raw energies; it is corrected first. The last line leaves that out, on purpose, to
+show what the refusal of mixed schemes prevents. Run ``build_hull_energies.py --extend`` and
+``votes.py --sevennet`` before: their energies are used.
 """
 
 import argparse
