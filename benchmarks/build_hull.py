@@ -170,7 +170,7 @@ def save(
 def extend() -> None:
     """Merge what was computed since into the table that ships."""
     from hull_card import calibration
-    from hull_extend import all_energies, merge, read_added, update_card
+    from hull_extend import all_energies, merge, read_added, rise, update_card
 
     counts = counts_by_id()
     before = Hull.load().entries
@@ -178,6 +178,9 @@ def extend() -> None:
     after = merge(before, added, counts)
     sys.stderr.write(f"{len(after.ids) - len(before.ids)} new formulas\n")
     distance = own_distances(after)
+    highest_rise = rise(before, after, distance)
+    if highest_rise > 1e-4:
+        raise SystemExit(f"The hull rose by {highest_rise:.4f} eV/atom: entries were lost.")
     energies = all_energies((after, before), added, counts)
     path = ASSETS / "hull_chgnet.json"
     card = json.loads(path.read_text(encoding="utf-8"))

@@ -131,6 +131,23 @@ def all_energies(
     )
 
 
+def rise(before: HullEntries, after: HullEntries, distance: np.ndarray) -> float:
+    """Return by how much the hull is higher at most, eV per atom; new entries can only lower it.
+
+    Args:
+        before: The table that ships, with distances.
+        after: The new table.
+        distance: Of the new entries to their hull.
+    """
+    assert before.above_hull_ev_per_atom is not None
+    floor = after.energy_ev_per_atom - distance
+    now = {row.tobytes(): value for row, value in zip(after.counts, floor, strict=True)}
+    then = before.energy_ev_per_atom - before.above_hull_ev_per_atom
+    return max(
+        float(now[row.tobytes()] - value) for row, value in zip(before.counts, then, strict=True)
+    )
+
+
 def update_card(
     card: dict[str, Any],
     before: HullEntries,
