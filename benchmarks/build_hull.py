@@ -4,14 +4,21 @@
     python benchmarks/build_hull_relax.py --hours 1   # step 2, relaxations near the hull, resumable
     python benchmarks/build_hull.py                   # step 3, seconds; run it again after step 2
 
-Writes ``src/matmill/assets/hull_chgnet.parquet`` and ``.json``.
+    python benchmarks/build_hull_energies.py --extend  # only what the table that ships lacks
+    python benchmarks/build_hull.py --extend           # merged into that table
+
+Writes ``src/matmill/assets/hull_chgnet.parquet`` and ``.json``. Every change of an energy makes
+another hull: raise `VERSION`, which is in its name.
 """
 
+import argparse
 import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +26,12 @@ import pyarrow.parquet as pq
 
 from hull_common import DATA, ROOT, WORK, read_structures, write_atomic
 from matmill.crystals.composition import element_counts
-from matmill.verify.hull import (
-    ON_HULL,
-    HullEntries,
-    element_masks,
-    entries_to_table,
-    lowest_mixture,
-)
+from matmill.verify.hull import ON_HULL, Hull, lowest_mixture
+from matmill.verify.hull_entries import HullEntries, element_masks, entries_to_table
 from matmill.verify.potentials import load_chgnet
 
 FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")
+VERSION = 2
 ASSETS = ROOT / "src" / "matmill" / "assets"
 
 
@@ -131,7 +134,77 @@ def own_distances(entries: HullEntries) -> np.ndarray:
     return distance
 
 
+def save(
+    entries: HullEntries, distance: np.ndarray, make: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Write the table and its card.
+
+    Args:
+        entries: The table.
+        distance: Of each entry to the hull.
+        make: Returns the card from the name and the like.
+    """
+    entries = replace(entries, above_hull_ev_per_atom=np.maximum(distance, 0.0))
+    on_hull = distance <= ON_HULL
+    state = "relaxed" if bool(entries.relaxed[on_hull].all()) else "partly-relaxed"
+    if not entries.relaxed.any():
+        state = "single-points"
+    potential = load_chgnet()
+    about: dict[str, Any] = {
+        "name": f"{potential.name}/mp_union-v{VERSION}/{state}",
+        "potential": potential.name,
+        "potential_hash": potential.hash,
+        "scheme": potential.scheme,
+        "version": VERSION,
+        "format": 1,
+    }
+    path = ASSETS / "hull_chgnet.parquet"
+    card = make(about)
+    write_atomic(entries_to_table(entries, about), path, compression_level=19)
+    card["file_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    sys.stderr.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {about['name']}\n")
+
+
+def extend() -> None:
+    """Merge what was computed since into the table that ships."""
+    from hull_card import calibration
+    from hull_extend import all_energies, merge, read_added, rise, update_card
+
+    counts = counts_by_id()
+    before = Hull.load().entries
+    added = read_added(counts)
+    after = merge(before, added, counts)
+    sys.stderr.write(f"{len(after.ids) - len(before.ids)} new formulas\n")
+    distance = own_distances(after)
+    highest_rise = rise(before, after, distance)
+    if highest_rise > 1e-4:
+        raise SystemExit(f"The hull rose by {highest_rise:.4f} eV/atom: entries were lost.")
+    energies = all_energies((after, before), added, counts)
+    path = ASSETS / "hull_chgnet.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    save(
+        after,
+        distance,
+        lambda about: update_card(
+            card,
+            before,
+            after,
+            distance,
+            about=about,
+            n_given=len(counts),
+            calibration=calibration(energies, after, distance),
+        ),
+    )
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--extend", action="store_true", help="add to the table that ships")
+    if parser.parse_args().extend:
+        extend()
+        return
     begin = time.perf_counter()
     table = load_energies()
     entries = lowest_entries(table)
@@ -140,24 +213,7 @@ def main() -> None:
     sys.stderr.write(f"hull distances, {time.perf_counter() - begin:.0f} s\n")
     from hull_card import make_card
 
-    entries = replace(entries, above_hull_ev_per_atom=np.maximum(distance, 0.0))
-    on_hull = distance <= ON_HULL
-    state = "relaxed" if bool(entries.relaxed[on_hull].all()) else "partly-relaxed"
-    if not entries.relaxed.any():
-        state = "single-points"
-    potential = load_chgnet()
-    about: dict[str, object] = {
-        "name": f"{potential.name}/mp_union/{state}",
-        "potential": potential.name,
-    }
-    about |= {"potential_hash": potential.hash, "format": 1}
-    path = ASSETS / "hull_chgnet.parquet"
-    write_atomic(entries_to_table(entries, about), path, compression_level=19)
-    card = make_card(table, entries, distance, about)
-    card["file_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    path.with_suffix(".json").write_text(text, encoding="utf-8")
-    sys.stderr.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {about['name']}\n")
+    save(entries, distance, lambda about: make_card(table, entries, distance, about))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """Step 1 of the hull: single-point energies of all given crystals with the embedded potential.
 
-    python benchmarks/build_hull_energies.py
+    python benchmarks/build_hull_energies.py             # from nothing
+    python benchmarks/build_hull_energies.py --extend    # what the shipped table lacks
 
 Small crystals first; results in parts of 1,000 crystals under ``MATMILL_HULL_WORK``. A killed run
 continues where it stopped. One thread: run it with ``OMP_NUM_THREADS=1``.
+
+The shipped table has the lowest crystal of each formula and how many were computed, not which. So
+``--extend`` computes every crystal of the formulas of which more are given than were computed, but
+for the one in the table, and the validation rows of MP-20 that the card's calibration needs.
 """
 
 import argparse
 import sys
 import time
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hull_common import DATA, WORK, Crystals, read_structures, write_atomic
+from hull_common import DATA, WORK, Crystals, read_structures, reduced_formulas, write_atomic
 from matmill.crystals.batch import concatenate
+from matmill.verify.hull import Hull
 from matmill.verify.potentials import load_chgnet
 
 PART = 1000
@@ -53,6 +60,33 @@ def waiting_and_stable(crystals: Crystals) -> Crystals:
     return Crystals(crystals.batch.select(torch.tensor(rows)), [crystals.source[i] for i in rows])
 
 
+def not_in_the_table(crystals: Crystals) -> Crystals:
+    """Return the crystals that the shipped table may lack, and those that its card needs."""
+    entries = Hull.load().entries
+    computed = {row.tobytes(): n for row, n in zip(entries.counts, entries.n_crystals, strict=True)}
+    formulas = [row.tobytes() for row in reduced_formulas(crystals.batch)]
+    given = Counter(
+        formula
+        for formula, source in zip(formulas, crystals.source, strict=True)
+        if source != "element_references"
+    )
+    columns = ["material_id", "split", "energy_above_hull_ev", "energy_above_hull_est_ev"]
+    dft = pq.read_table(DATA / "mp_20.parquet", columns=columns).to_pandas()
+    known = dft["energy_above_hull_ev"].fillna(dft["energy_above_hull_est_ev"])
+    wanted = set(dft["material_id"][(dft["split"] == "val") & known.notna()])
+    ready = set(entries.ids)
+    for path in (WORK / "energies").glob("extend_*.parquet"):
+        ready.update(pq.read_table(path, columns=["material_id"])["material_id"].to_pylist())
+    rows = [
+        i
+        for i, (key, formula) in enumerate(zip(crystals.batch.ids, formulas, strict=True))
+        if key not in ready
+        # Of the elements' own references the table does not say how many were computed.
+        and (key in wanted or key[:4] == "ref:" or given[formula] > computed.get(formula, 0))
+    ]
+    return Crystals(crystals.batch.select(torch.tensor(rows)), [crystals.source[i] for i in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -60,18 +94,26 @@ def main() -> None:
         action="store_true",
         help="only crystals not done yet that DFT puts on the hull, in parts of their own",
     )
-    stable = parser.parse_args().stable_first
+    parser.add_argument("--extend", action="store_true", help="only what the shipped table lacks")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     crystals = all_crystals()
     potential = load_chgnet()
     folder = WORK / "energies"
     part_size = PART
-    if stable:
-        crystals, part_size = waiting_and_stable(crystals), 100
+    prefix = ""
+    if arguments.stable_first:
+        crystals, part_size, prefix = waiting_and_stable(crystals), 100, "stable_"
+    elif arguments.extend:
+        crystals, part_size, prefix = not_in_the_table(crystals), 500, "extend_"
+        n_atoms = crystals.batch.n_atoms
+        sys.stderr.write(f"{len(crystals.batch)} crystals, {int(n_atoms.sum())} atoms\n")
+    # Those of --extend are counted on: what is lacking, and so the parts, changes with the table.
+    first = len(list(folder.glob("extend_*.parquet"))) if arguments.extend else 0
     starts = range(0, len(crystals.batch), part_size)
     begin, n_done = time.perf_counter(), 0
-    for part, start in enumerate(starts):
-        path = folder / f"{'stable_' if stable else ''}{part:04d}.parquet"
+    for part, start in enumerate(starts, start=first):
+        path = folder / f"{prefix}{part:04d}.parquet"
         if path.exists():
             continue
         batch = crystals.batch.select(
@@ -90,7 +132,7 @@ def main() -> None:
         n_done += int(batch.n_atoms.sum())
         seconds = time.perf_counter() - begin
         sys.stderr.write(
-            f"part {part + 1}/{len(starts)}: {n_done} atoms in {seconds:.0f} s, "
+            f"part {part + 1}/{first + len(starts)}: {n_done} atoms in {seconds:.0f} s, "
             f"{n_done / seconds:.0f} atoms/s\n"
         )
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from hull_common import DATA
 from matmill.crystals.elements import SYMBOLS
-from matmill.verify.hull import ON_HULL, HullEntries
+from matmill.verify.hull import ON_HULL
+from matmill.verify.hull_entries import HullEntries
 
 FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")
 
@@ -55,6 +56,8 @@ def make_card(
     missing = [s for s in SYMBOLS[1:95] if s not in _elements(entries)]
     return {
         "name": about["name"],
+        "version": about["version"],
+        "scheme": about["scheme"],
         "what": "Energies of known crystals by CHGNet 0.3.0, lowest of each reduced formula.",
         "potential": {"name": about["potential"], "weights_hash": about["potential_hash"]},
         "command": [

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.composition import element_counts
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MATMILL_DATA", ROOT.parent / "shared" / "data"))
@@ -45,6 +46,12 @@ def table_to_batch(table: pa.Table) -> CrystalBatch:
         n_atoms=torch.from_numpy(table["n_atoms"].to_numpy().astype(np.int64)),
         ids=tuple(table["material_id"].to_pylist()),
     )
+
+
+def reduced_formulas(batch: CrystalBatch) -> np.ndarray:
+    """Return the atoms of each element in each reduced formula, ``(n_crystals, 119)``."""
+    counts = element_counts(batch).numpy().astype(np.int32)
+    return counts // np.gcd.reduce(counts, axis=1)[:, None]
 
 
 def write_atomic(table: pa.Table, path: Path, **options: object) -> None:

@@ -19,7 +19,8 @@ import torch
 
 from hull_common import DATA
 from matmill.crystals.batch import CrystalBatch
-from matmill.verify.hull import Hull, HullEntries
+from matmill.verify.hull import Hull
+from matmill.verify.hull_entries import HullEntries
 from matmill.verify.synthesis import (
     charge_sign,
     family_sign,

@@ -105,11 +105,14 @@ def load_parts(request: Request, *, device: str = "cpu") -> Parts:
     Raises:
         UnknownNameError: If a generator or predictor does not exist.
         DataError: If a file is missing or damaged.
+        InputError: If the potential's energies do not compare with the hull.
     """
     from matmill.verify.hull import Hull
     from matmill.verify.novelty import KnownIndex, find_known, first_of_each
+    from matmill.verify.schemes import step
 
-    potential = potentials.load("chgnet")()
+    potential, hull = potentials.load("chgnet")(), Hull.load()
+    step(potential, hull)
     index = KnownIndex.load()
     return Parts(
         generator=load_generator(request.generator, device=device),
@@ -117,7 +120,7 @@ def load_parts(request: Request, *, device: str = "cpu") -> Parts:
         potential_name=potential.name,
         potential_hash=potential.hash,
         predictors=load_predictors(request),
-        hull=Hull.load(),  # pyright: ignore[reportArgumentType] - a cached property is a property
+        hull=hull,  # pyright: ignore[reportArgumentType] - a cached property is a property
         find_known=partial(find_known, reference=index),
         known_name=index.name,
         known_hash=index.hash,

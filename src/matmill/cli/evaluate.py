@@ -42,8 +42,34 @@ def evaluate(
     relax: Annotated[
         str, typer.Option("--relax", help="Relax the first N samples, or all; 0 skips energies.")
     ] = "0",
+    potentials: Annotated[
+        str,
+        typer.Option(
+            "--potentials", help="Names, by commas; the first decides, several vote on stability."
+        ),
+    ] = "chgnet",
     hull: Annotated[
-        Path | None, typer.Option("--hull", help="Hull table; the one that ships unless given.")
+        list[Path] | None,
+        typer.Option(
+            "--hull",
+            help="Hull: a table of matmill, or formulas with energies in Parquet, CSV or JSON.",
+        ),
+    ] = None,
+    hull_energy: Annotated[
+        str | None, typer.Option("--hull-energy", help="Column with the energies of --hull.")
+    ] = None,
+    hull_scheme: Annotated[
+        str | None,
+        typer.Option(
+            "--hull-scheme",
+            help="mp2020-corrected, mp-raw, tri110-2024, or the potential that computed --hull.",
+        ),
+    ] = None,
+    hull_elements: Annotated[
+        Path | None,
+        typer.Option(
+            "--hull-elements", help="Total energies of the elements, for formation energies."
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -77,14 +103,15 @@ def evaluate(
 
     Validity, symmetry, uniqueness and novelty always; distributions, novelty against training and
     failure signatures with --reference; coverage with --test; stability, SUN and RMSD with
-    --relax. Every sample gets a status, none is dropped. Novelty is judged with the index that
-    ships; with MATMILL_DATA set to a folder of known structures, matches are confirmed.
+    --relax, and votes of several --potentials. Every sample gets a status, none is dropped.
+    Novelty is judged with the index that ships; with MATMILL_DATA set to a folder of known
+    structures, matches are confirmed.
 
     Example: matmill evaluate samples.zip --reference train.parquet --relax 100 --out scorecard/
     """
     from functools import partial
 
-    from matmill.verify.evaluation import evaluate_files
+    from matmill.verify.evaluation import evaluate_files, read_hulls
 
     hint = "Nothing was written; --relax N relaxes fewer samples."
     with progress.resumable(hint), progress.show(quiet=quiet) as on_event:
@@ -92,7 +119,10 @@ def evaluate(
             files,
             reference=reference,
             test=test,
-            hull=hull,
+            hulls=read_hulls(
+                hull or [], energy=hull_energy, scheme=hull_scheme, elements=hull_elements
+            ),
+            potentials=[name.strip() for name in potentials.split(",") if name.strip()],
             energies=_energies() if energy else None,
             protocol=protocol,
             n_relax=_n_relax(relax),

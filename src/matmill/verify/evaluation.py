@@ -18,8 +18,10 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.files import read
 from matmill.errors import InputError
 from matmill.progress import OnEvent, ignore
-from matmill.verify import presets, protocols
+from matmill.verify import presets, protocols, schemes
+from matmill.verify.backends import DEFAULT, load_potential
 from matmill.verify.hull import Hull
+from matmill.verify.hull_reference import read_hull
 from matmill.verify.novelty import KnownIndex
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.protocols import Basis, Protocol
@@ -41,7 +43,8 @@ class Against:
         test: Known crystals that the generator never saw.
         index: Known crystals; the index that ships unless given.
         hull: The hull; the one that ships unless given.
-        potential: That of the hull; CHGNet 0.3.0 unless given.
+        potential: CHGNet 0.3.0 unless given; its energies must compare with the hull.
+        others: Further potentials for votes, each with the hull that it is compared with.
         energies: Predicts energies whose distributions are compared.
         energy_model: Name and hash of what predicts them.
     """
@@ -51,6 +54,7 @@ class Against:
     index: KnownIndex | None = None
     hull: Hull | None = None
     potential: Potential | None = None
+    others: Sequence[tuple[Potential, Hull]] = ()
     energies: Energies | None = None
     energy_model: str | None = None
 
@@ -95,6 +99,7 @@ def evaluate(
         load_hull=Hull.load if given_hull is None else lambda: given_hull,
         load_potential=load_chgnet if given_potential is None else lambda: given_potential,
         relax_elsewhere=relax_elsewhere,
+        others=against.others,
         energies=against.energies,
         seed=seed,
         on_event=on_event,
@@ -138,7 +143,8 @@ def evaluate_files(
     *,
     reference: Path | None = None,
     test: Path | None = None,
-    hull: Path | None = None,
+    hulls: Sequence[Hull] = (),
+    potentials: Sequence[str] = (DEFAULT,),
     energies: tuple[str, Energies] | None = None,
     protocol: str = presets.DEFAULT,
     n_relax: int | None = 0,
@@ -155,7 +161,9 @@ def evaluate_files(
         files: Structure files, folders and zips.
         reference: The training set.
         test: Known crystals that the generator never saw.
-        hull: A hull table; the one that ships unless given.
+        hulls: What the potentials are compared with, see `schemes.choose`; those that ship
+            unless given.
+        potentials: Names of potentials: the first decides, all of them vote.
         energies: Name and function of an energy predictor.
         protocol: Name of a preset.
         n_relax: How many samples to relax; None relaxes all.
@@ -174,11 +182,14 @@ def evaluate_files(
     if is_prediction and test is None:
         raise InputError("--csp needs --test, the crystals that were to be predicted.")
     output.check(out)
+    pairs = _pairs(potentials, hulls) if n_relax != 0 else []
     samples = read_samples(files, n_requested=n_requested, on_event=on_event)
     against = Against(
         reference=_known(reference),
         test=_known(test),
-        hull=None if hull is None else Hull.load(hull),
+        hull=pairs[0][1] if pairs else None,
+        potential=pairs[0][0] if pairs else None,
+        others=pairs[1:],
         energies=None if energies is None else energies[1],
         energy_model=None if energies is None else energies[0],
     )
@@ -198,6 +209,30 @@ def evaluate_files(
     return card
 
 
+def read_hulls(
+    files: Sequence[Path],
+    *,
+    energy: str | None = None,
+    scheme: str | None = None,
+    elements: Path | None = None,
+) -> list[Hull]:
+    """Return the hulls of some files; see `hull_reference.read_hull` for the options."""
+    return [read_hull(file, energy=energy, scheme=scheme, elements=elements) for file in files]
+
+
+def _pairs(names: Sequence[str], hulls: Sequence[Hull]) -> list[tuple[Potential, Hull]]:
+    """Return the potentials of some names, each with its hull.
+
+    Raises:
+        InputError: If a name comes twice, or no hull compares with a potential.
+    """
+    if not names or len(set(names)) != len(names):
+        raise InputError("--potentials needs one name or more, each once.")
+    found = [load_potential(name) for name in names]
+    votes = len(found) > 1
+    return [(p, schemes.choose(p, hulls, own_first=votes)) for p in found]
+
+
 def content_hash(batch: CrystalBatch) -> str:
     """Return a hash of the numbers of a set of crystals, whatever file they are from."""
     digest = hashlib.sha256()
@@ -211,8 +246,9 @@ def _known(path: Path | None) -> CrystalBatch | None:
 
 
 def _basis(subject: Subject, against: Against) -> Basis:
-    potential = subject.load_potential() if subject.n_relax else None
-    hull = subject.hull if subject.n_relax else None
+    pairs: list[tuple[Potential, Hull]] = []
+    if subject.n_relax:
+        pairs = [(subject.load_potential(), subject.hull), *subject.others]
     index = subject.known_index
 
     def hashed(batch: CrystalBatch | None) -> str | None:
@@ -223,8 +259,8 @@ def _basis(subject: Subject, against: Against) -> Basis:
         reference=hashed(subject.reference),
         test=hashed(subject.test),
         known_index=f"{index.name} {index.hash}",
-        hull=None if hull is None else f"{hull.name} {hull.hash}",
-        potential=None if potential is None else f"{potential.name} {potential.hash}",
+        hull="; ".join(f"{schemes.hull_name(h, p)} {h.hash}" for p, h in pairs) or None,
+        potential="; ".join(f"{p.name} {p.hash}" for p, _ in pairs) or None,
         energy_model=against.energy_model,
         versions=protocols.versions(),
     )

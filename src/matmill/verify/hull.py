@@ -1,9 +1,10 @@
-"""Energy above the convex hull of known crystals, by our own energies of those crystals.
+"""Energy above the convex hull of known crystals.
 
-Candidates and competitors are computed with the same potential, so a good part of its error
-cancels and no correction scheme is needed. The table that ships says of every entry whether its
-crystal was relaxed with that potential or taken at its given geometry; the card beside it says
-what that means.
+Best by our own energies of those crystals: candidates and competitors are computed with the same
+potential, so a good part of its error cancels and no correction scheme is needed. The table that
+ships says of every entry whether its crystal was relaxed with that potential or taken at its given
+geometry; the card beside it says what that means. Hulls of DFT energies are read by
+`hull_reference`; which energies a hull may be compared with is decided in `schemes`.
 """
 
 import hashlib
@@ -24,34 +25,26 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.composition import element_counts
 from matmill.crystals.elements import SYMBOLS
 from matmill.errors import DataError
+from matmill.verify.hull_entries import HullEntries, element_masks, entries_from_table, reduced
 
-ASSET = "hull_chgnet.parquet"
+SHIPPED = {"chgnet-0.3.0": "hull_chgnet.parquet"}
+"""Tables among the assets, by the potential that computed them; the first is the default."""
+
 ON_HULL = 1e-7
 """An entry within this distance (eV per atom) counts as a vertex of the hull."""
 
-_WORDS = 2  # 64-bit words that hold a set of elements
+FEW = 3
+"""A system with fewer known crystals than this is flagged: its hull may lie too high."""
+
+_SMALL = 10  # elements up to which subsystems are listed; beyond, all entries are looked through
 
 
 @dataclass(frozen=True)
-class HullEntries:
-    """The lowest known entry of each reduced formula.
+class _System:
+    """Entries of one chemical system and all its subsystems, over its elements only."""
 
-    Attributes:
-        counts: Atoms of each element in the reduced formula, ``(n_entries, 119)``.
-        energy_ev_per_atom: By the potential of the hull, ``(n_entries,)``.
-        relaxed: Whether the crystal was relaxed with that potential, ``(n_entries,)``.
-        n_crystals: Known crystals with this formula, this one included, ``(n_entries,)``.
-        ids: Id of the crystal in its database.
-        above_hull_ev_per_atom: Distance of each entry to the hull of all of them, where known:
-            only vertices can matter for others, so the rest is left out of every solution.
-    """
-
-    counts: np.ndarray
-    energy_ev_per_atom: np.ndarray
-    relaxed: np.ndarray
-    n_crystals: np.ndarray
-    ids: list[str]
-    above_hull_ev_per_atom: np.ndarray | None = None
+    fractions: np.ndarray  # (n_entries, n_elements)
+    energies: np.ndarray  # eV per atom, (n_entries,)
 
 
 class Hull:
@@ -59,33 +52,45 @@ class Hull:
 
     Args:
         entries: The table.
-        name: Potential, source and state of the references; goes into every verdict.
+        name: Potential or source, and state of the references; goes into every verdict.
         hash: Content hash of the table.
+        scheme: What its energies are, as `schemes` has it; None takes energies as they come.
+        potential: Name of the potential that computed it; None for DFT.
     """
 
-    def __init__(self, entries: HullEntries, *, name: str, hash: str) -> None:
+    def __init__(
+        self,
+        entries: HullEntries,
+        *,
+        name: str,
+        hash: str,
+        scheme: str | None = None,
+        potential: str | None = None,
+    ) -> None:
         self.entries = entries
         self.name = name
         self.hash = hash
-        self._masks = element_masks(entries.counts > 0)
+        self.scheme = scheme
+        self.potential = potential
         above = entries.above_hull_ev_per_atom
-        vertices = slice(None) if above is None else np.nonzero(above <= ON_HULL)[0]
+        vertices = np.arange(len(entries.counts))
+        if above is not None:  # what was not computed counts, so that its system is known to lack
+            vertices = np.nonzero((above <= ON_HULL) | np.isnan(entries.energy_ev_per_atom))[0]
         counts = entries.counts[vertices]
-        self._vertex_masks = self._masks[vertices]
+        self._vertices = vertices
         self._vertex_fractions = counts / counts.sum(1, keepdims=True)
         self._vertex_energies = entries.energy_ev_per_atom[vertices]
-        self._systems: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._systems: dict[bytes, _System] = {}
         self._values: dict[bytes, float] = {}
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Hull":
-        """Read a hull; without a path the one that ships.
+        """Read a hull that matmill wrote; without a path the one that ships.
 
         Raises:
             DataError: If the file is missing or is no hull table.
         """
-        source = Path(str(files("matmill").joinpath("assets", ASSET))) if path is None else path
-        source = Path(source)
+        source = _asset(next(iter(SHIPPED))) if path is None else Path(path)
         try:
             content = source.read_bytes()
             table = pq.read_table(pa.BufferReader(content))
@@ -96,30 +101,38 @@ class Hull:
             entries_from_table(table),
             name=str(about["name"]),
             hash=hashlib.sha256(content).hexdigest()[:16],
+            scheme=about.get("scheme"),
+            potential=about.get("potential"),
         )
+
+    @classmethod
+    def of_potential(cls, name: str) -> "Hull | None":
+        """Return the hull that ships for a potential, None if there is none."""
+        return cls.load(_asset(name)) if name in SHIPPED else None
 
     @cached_property
     def elements(self) -> frozenset[str]:
         """Symbols of the elements that have an entry of their own; others give NaN."""
-        alone = self.entries.counts[(self.entries.counts > 0).sum(1) == 1]
-        return frozenset(SYMBOLS[z] for z in np.nonzero(alone.sum(0))[0])
+        alone = (self.entries.counts > 0).sum(1) == 1
+        alone &= ~np.isnan(self.entries.energy_ev_per_atom)
+        return frozenset(SYMBOLS[z] for z in np.nonzero(self.entries.counts[alone].sum(0))[0])
 
     def energy_above(
         self, energy_ev: Float[Tensor, " n_crystals"], batch: CrystalBatch
     ) -> Float[Tensor, " n_crystals"]:
         """Return the energy above the hull in eV per atom, negative for what lies below it.
 
-        The candidates themselves are never part of the hull.
+        The candidates themselves are never part of the hull; `joint_hull` makes them so.
 
         Args:
-            energy_ev: Total energy of each cell, by the potential of this hull.
+            energy_ev: Total energy of each cell, in the scheme of this hull.
             batch: The crystals.
 
         Returns:
             NaN where the energy is NaN or the hull lacks an element.
         """
-        counts = element_counts(batch).numpy()
-        reference = [self.value(row) for row in counts]
+        rows = reduced(element_counts(batch).numpy())
+        reference = [self._value(row) for row in rows]
         per_atom = energy_ev.double() / batch.n_atoms
         return per_atom - torch.tensor(reference, dtype=torch.float64)
 
@@ -129,12 +142,7 @@ class Hull:
         Args:
             counts: Atoms of each element, ``(119,)``.
         """
-        divisor = np.gcd.reduce(counts[counts > 0]) if counts.any() else 1
-        reduced = (counts // divisor).astype(np.int32)
-        key = reduced.tobytes()
-        if key not in self._values:
-            self._values[key] = self._solve(reduced)
-        return self._values[key]
+        return self._value(reduced(counts[None])[0])
 
     def n_competitors(
         self, batch: CrystalBatch, *, subsystems: bool = False
@@ -147,26 +155,88 @@ class Hull:
             batch: The crystals.
             subsystems: Count the crystals of all subsystems too.
         """
-        masks = element_masks(element_counts(batch).numpy() > 0)
+        present = element_counts(batch).numpy() > 0
         known: dict[bytes, int] = {}
-        for mask in masks:
-            if mask.tobytes() not in known:
-                mine = (self._masks & ~mask) == 0 if subsystems else self._masks == mask
-                mine = mine.all(1)
-                known[mask.tobytes()] = int(self.entries.n_crystals[mine].sum())
-        return torch.tensor([known[mask.tobytes()] for mask in masks], dtype=torch.int64)
+        found = []
+        for mask, row in zip(element_masks(present), present, strict=True):
+            key = mask.tobytes()
+            if key not in known:
+                inside = self._inside(row, mask) if subsystems else [key]
+                known[key] = sum(self._n_crystals.get(part, 0) for part in inside)
+            found.append(known[key])
+        return torch.tensor(found, dtype=torch.int64)
 
-    def _solve(self, counts: np.ndarray) -> float:
-        elements = np.nonzero(counts)[0]
-        mask = element_masks((counts > 0)[None])[0]
+    def competitors(self, counts: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
+        """Return what may lie on the hull of the system of a composition, subsystems included.
+
+        Args:
+            counts: Atoms of each element, ``(119,)``; only which are there matters.
+
+        Returns:
+            Atomic fractions of each entry over the elements that are there, ``(n, n_elements)``,
+            and its energy in eV per atom, ``(n,)``.
+        """
+        system = self._system(counts > 0)
+        return system.fractions, system.energies
+
+    @cached_property
+    def _places(self) -> dict[bytes, np.ndarray]:
+        """Positions among the vertices by chemical system."""
+        masks = element_masks(self.entries.counts[self._vertices] > 0)
+        return _grouped(masks)
+
+    @cached_property
+    def _n_crystals(self) -> dict[bytes, int]:
+        """Known crystals by chemical system."""
+        groups = _grouped(element_masks(self.entries.counts > 0))
+        return {key: int(self.entries.n_crystals[rows].sum()) for key, rows in groups.items()}
+
+    def _inside(self, present: np.ndarray, mask: np.ndarray) -> list[bytes]:
+        """Return the systems of the table that need no other elements than these."""
+        elements = np.nonzero(present)[0]
+        if len(elements) > _SMALL:
+            keys = np.frombuffer(b"".join(self._n_crystals), dtype=np.uint64).reshape(-1, len(mask))
+            return [key.tobytes() for key in keys[((keys & ~mask) == 0).all(1)]]
+        bits = np.zeros((len(elements), len(present)), dtype=bool)
+        bits[np.arange(len(elements)), elements] = True
+        subsets = np.zeros((1, len(mask)), dtype=np.uint64)
+        for bit in element_masks(bits):
+            subsets = np.concatenate([subsets, subsets | bit])
+        return [key for key in map(np.ndarray.tobytes, subsets) if key in self._n_crystals]
+
+    def _system(self, present: np.ndarray) -> _System:
+        mask = element_masks(present[None])[0]
         key = mask.tobytes()
         if key not in self._systems:
-            inside = np.nonzero(((self._vertex_masks & ~mask) == 0).all(1))[0]
-            fractions = self._vertex_fractions[inside][:, elements]
-            self._systems[key] = fractions, self._vertex_energies[inside]
-        fractions, energies = self._systems[key]
-        target = counts[elements] / counts.sum()
-        return lowest_mixture(fractions, energies, target)
+            parts = [self._places[k] for k in self._inside(present, mask) if k in self._places]
+            inside = np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+            fractions = self._vertex_fractions[inside][:, np.nonzero(present)[0]]
+            self._systems[key] = _System(fractions, self._vertex_energies[inside])
+        return self._systems[key]
+
+    def _value(self, counts: np.ndarray) -> float:
+        key = counts.tobytes()
+        if key not in self._values:
+            system = self._system(counts > 0)
+            target = counts[counts > 0] / max(counts.sum(), 1)
+            self._values[key] = lowest_mixture(system.fractions, system.energies, target)
+        return self._values[key]
+
+
+def _asset(potential: str) -> Path:
+    return Path(str(files("matmill").joinpath("assets", SHIPPED[potential])))
+
+
+def _grouped(masks: np.ndarray) -> dict[bytes, np.ndarray]:
+    """Return the rows that have each mask."""
+    if not len(masks):
+        return {}
+    order = np.lexsort(masks.T[::-1])
+    ordered = masks[order]
+    first = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(1)])
+    starts = np.nonzero(first)[0]
+    parts = np.split(order, starts[1:])
+    return {ordered[k].tobytes(): rows for k, rows in zip(starts, parts, strict=True)}
 
 
 def lowest_mixture(
@@ -185,9 +255,12 @@ def lowest_mixture(
         target: Atomic fractions of the mixture, all positive.
 
     Returns:
-        Energy per atom; NaN if an element has no entry of its own.
+        Energy per atom; NaN if an element has no entry of its own, or if the energy of an entry
+        is NaN.
     """
     n = len(target)
+    if not n or bool(np.isnan(energies).any()):
+        return float("nan")
     best = np.full(n, -1)
     for column in range(n):
         alone = np.nonzero(fractions[:, column] == 1.0)[0]
@@ -218,50 +291,3 @@ def lowest_mixture(
         basis[leaving] = entering
     amount = np.linalg.solve(fractions[basis].T, target)
     return elemental + float(amount @ formation[basis])
-
-
-def element_masks(present: np.ndarray) -> np.ndarray:
-    """Return sets of elements as bits, ``(n, 2)`` of uint64, from a table of bools ``(n, 119)``."""
-    padded = np.zeros((len(present), 64 * _WORDS), dtype=np.uint8)
-    padded[:, : present.shape[1]] = present
-    return np.packbits(padded, axis=1).view(np.uint64)
-
-
-def entries_from_table(table: pa.Table) -> HullEntries:
-    """Return the entries of a table with the columns that `entries_to_table` writes."""
-    lists = table["elements_z"].combine_chunks()
-    sizes = np.diff(lists.offsets.to_numpy())
-    rows = np.repeat(np.arange(table.num_rows), sizes)
-    counts = np.zeros((table.num_rows, len(SYMBOLS)), dtype=np.int32)
-    amounts = table["counts"].combine_chunks().flatten().to_numpy()
-    counts[rows, lists.flatten().to_numpy()] = amounts
-    return HullEntries(
-        counts=counts,
-        energy_ev_per_atom=table["energy_ev_per_atom"].to_numpy().astype(np.float64),
-        relaxed=table["relaxed"].to_numpy(zero_copy_only=False),
-        n_crystals=table["n_crystals"].to_numpy().astype(np.int64),
-        ids=table["material_id"].to_pylist(),
-        above_hull_ev_per_atom=table["above_hull_ev_per_atom"].to_numpy()
-        if "above_hull_ev_per_atom" in table.column_names
-        else None,
-    )
-
-
-def entries_to_table(entries: HullEntries, about: dict[str, object]) -> pa.Table:
-    """Return a table that `Hull.load` reads; ``about`` must have a ``name``."""
-    present = [np.nonzero(row)[0] for row in entries.counts]
-    amounts = [row[z] for row, z in zip(entries.counts, present, strict=True)]
-    table = pa.table(
-        {
-            "material_id": entries.ids,
-            "elements_z": pa.array(present, pa.list_(pa.int8())),
-            "counts": pa.array(amounts, pa.list_(pa.int16())),
-            "energy_ev_per_atom": pa.array(entries.energy_ev_per_atom),
-            "relaxed": pa.array(entries.relaxed),
-            "n_crystals": pa.array(entries.n_crystals, pa.int32()),
-        }
-    )
-    if entries.above_hull_ev_per_atom is not None:
-        above = pa.array(entries.above_hull_ev_per_atom, pa.float32())
-        table = table.append_column("above_hull_ev_per_atom", above)
-    return table.replace_schema_metadata({"matmill": json.dumps(about)})

@@ -15,6 +15,7 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.files import read, write
 from matmill.progress import OnEvent, ignore
 from matmill.units import convert
+from matmill.verify import schemes
 from matmill.verify.backends import DEFAULT, potential_maker
 from matmill.verify.hull import Hull
 from matmill.verify.metrics import relaxation_rmsd
@@ -40,9 +41,8 @@ class RelaxRow:
         start_energy_ev_per_atom: Before the first step, by the potential.
         energy_ev_per_atom: At the end, by the potential.
         energy_drop_ev_per_atom: How much lower than at the start.
-        energy_above_hull_ev_per_atom: NaN where the hull lacks an element or is not made of
-            energies of this potential.
-        hull_name: Reference hull; empty where the potential has none.
+        energy_above_hull_ev_per_atom: NaN where the hull lacks an element or nothing was computed.
+        hull_name: Reference hull; empty where no hull of this potential ships.
         n_competitors: Known crystals of exactly this chemical system.
         max_force_ev_per_a: Largest force at the end, atoms and cell.
         max_cell_force_ev: That of the cell: the largest row of its virial by the number of atoms.
@@ -125,7 +125,7 @@ def relax_files(
     found = read(list(files), on_event=on_event)
     crystals = found.crystals.to(dtype=torch.float64)
     n = n_processes(n_workers, crystals) if start_workers is not None else 1
-    hull = Hull.load()
+    hull = Hull.of_potential(loaded.name)  # without one there are no distances
     if start_workers is None or n == 1:
         rows, relaxed = relax_rows(
             crystals, loaded, hull, settings, give_up_above_ev=give_up_above_ev, on_event=on_event
@@ -155,7 +155,7 @@ def relax_files(
 def relax_rows(
     crystals: CrystalBatch,
     potential: Potential,
-    hull: Hull,
+    hull: Hull | None,
     settings: RelaxSettings,
     *,
     give_up_above_ev: float | None = None,
@@ -167,21 +167,25 @@ def relax_rows(
     Args:
         crystals: The crystals.
         potential: Its energies go into the rows.
-        hull: Distances to it are stated where it is made of energies of this potential.
+        hull: Distances to it are stated; None for none.
         settings: When to stop.
         give_up_above_ev: See `relax_files`.
         run: Relaxes a batch somewhere else; takes ``limit_ev_per_atom`` and ``on_event``.
         on_event: Told about the progress.
+
+    Raises:
+        InputError: If the potential's energies do not compare with the hull.
     """
     objections = check(crystals)
     good = torch.tensor(
         [i for i, objection in enumerate(objections) if objection is None], dtype=torch.int64
     )
     start = crystals.select(good)
-    has_hull = speaks_of(hull, potential)
+    name = "" if hull is None else schemes.hull_name(hull, potential)
     limit = None
-    if give_up_above_ev is not None and has_hull:
-        limit = give_up_above_ev - hull.energy_above(torch.zeros(len(start)).double(), start)
+    if give_up_above_ev is not None and hull is not None:
+        at_zero = schemes.energy_above(hull, potential, torch.zeros(len(start)).double(), start)
+        limit = give_up_above_ev - at_zero
     run = run or partial(relax, potential=potential, settings=settings)
     result = run(start, limit_ev_per_atom=limit, on_event=on_event)
     everything = Relaxed.untouched(crystals)
@@ -194,8 +198,10 @@ def relax_rows(
         kept[crystals.crystal_index]
     ].double()
     above = torch.full((len(crystals),), nan, dtype=torch.float64)
-    if has_hull:
-        above[good] = hull.energy_above(result.energy_ev, result.batch)
+    competitors = [0] * len(crystals)
+    if hull is not None:
+        above[good] = schemes.energy_above(hull, potential, result.energy_ev, result.batch)
+        competitors = hull.n_competitors(crystals).tolist()
     rmsd = torch.full_like(above, nan)
     rmsd[good] = relaxation_rmsd(start, result.batch)
     columns: dict[str, Tensor] = {
@@ -213,7 +219,6 @@ def relax_rows(
     stress = everything.stress_ev_per_a3 * convert(1.0, "eV/A3", "GPa")
     voigt = stress.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
     fates = [objections[i] or everything.status[i] for i in range(len(crystals))]
-    competitors = hull.n_competitors(crystals).tolist()
     formulas = crystals.formula
     rows = [
         RelaxRow(
@@ -222,8 +227,8 @@ def relax_rows(
             status="converged" if fate is None else fate.value,
             converged=bool(everything.converged[i]),
             steps=int(everything.steps[i]),
-            hull_name=hull.name if has_hull else "",
-            n_competitors=competitors[i] if has_hull else 0,
+            hull_name=name,
+            n_competitors=competitors[i],
             stress_gpa=tuple(voigt[i].tolist()),
             potential_name=potential.name,
             energy_scheme=scheme_of(potential),
@@ -233,11 +238,6 @@ def relax_rows(
     ]
     written = {name: columns[name] for name in _WRITTEN}
     return rows, after.with_properties(**written)
-
-
-def speaks_of(hull: Hull, potential: Potential) -> bool:
-    """Return whether a hull is made of energies of this very potential: no others are compared."""
-    return hull.name.split("/")[0] == potential.name
 
 
 def _numbers(columns: dict[str, Tensor], i: int) -> dict[str, Any]:

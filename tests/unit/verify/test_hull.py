@@ -14,13 +14,9 @@ from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.composition import parse_formula
 from matmill.crystals.elements import SYMBOLS, number
 from matmill.errors import DataError
-from matmill.verify.hull import (
-    Hull,
-    HullEntries,
-    entries_from_table,
-    entries_to_table,
-    lowest_mixture,
-)
+from matmill.verify import hull as hull_module
+from matmill.verify.hull import Hull, lowest_mixture
+from matmill.verify.hull_entries import HullEntries, entries_from_table, entries_to_table
 
 
 def counts_of(formula: str) -> np.ndarray:
@@ -162,3 +158,50 @@ def test_a_file_that_is_no_hull_is_refused(tmp_path):
         Hull.load(path)
     with pytest.raises(DataError, match="missing"):
         Hull.load(tmp_path / "missing.parquet")
+
+
+def test_subsystems_of_many_elements_are_found_by_both_ways(monkeypatch):
+    """Few elements are looked up, many are searched; what lies inside is the same."""
+    entries = random_system(5, 6, 60)
+    looked_up, searched = hull_of(entries), hull_of(entries)
+    formulas = list(entries)
+    batch = concatenate([crystal(f) for f in formulas])
+    energy = torch.tensor(list(entries.values()), dtype=torch.float64)
+    expected = looked_up.energy_above(energy, batch)
+    counts = looked_up.n_competitors(batch, subsystems=True)
+    monkeypatch.setattr(hull_module, "_SMALL", 0)
+    torch.testing.assert_close(searched.energy_above(energy, batch), expected, atol=0, rtol=0)
+    assert searched.n_competitors(batch, subsystems=True).tolist() == counts.tolist()
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 2.0))
+def test_a_hull_only_falls_when_entries_are_added(seed, depth):
+    entries = random_system(seed, 3, 12)
+    formula, energy = list(entries.items())[-1]
+    n = sum(parse_formula(formula).values())
+    lower = {**entries, formula: energy - depth * n}
+    before, after = hull_of(entries), hull_of(lower)
+    for name in entries:
+        counts = counts_of(name)
+        assert after.value(counts) <= before.value(counts) + 1e-9
+    # What a crystal gains in energy it gains against a hull that it is no part of.
+    assert above(before, formula, energy - depth * n) == pytest.approx(
+        above(before, formula, energy) - depth, abs=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_below_the_hull_is_negative_where_pymatgen_needs_to_be_asked():
+    """T-13: Li2O at -6.3 and a missing element."""
+    from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+    from pymatgen.core import Composition
+
+    diagram = PhaseDiagram([PDEntry(Composition(f), e) for f, e in TOY.items()])
+    entry = PDEntry(Composition("Li2O"), -6.3)
+    with pytest.raises(ValueError, match="No valid decomp"):
+        diagram.get_e_above_hull(entry)
+    expected = diagram.get_e_above_hull(entry, allow_negative=True)
+    assert above(hull_of(TOY), "Li2O", -6.3) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match=r"Unable|not"):
+        diagram.get_e_above_hull(PDEntry(Composition("NaO"), -3.0), allow_negative=True)
+    assert math.isnan(above(hull_of(TOY), "NaO", -3.0))

@@ -10,6 +10,7 @@ from matmill.verify.scorecard.checks import checks
 from matmill.verify.scorecard.coverage import coverage
 from matmill.verify.scorecard.distributions import distributions
 from matmill.verify.scorecard.diversity import diversity
+from matmill.verify.scorecard.ensemble import ensemble
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.novelty import novelty
 from matmill.verify.scorecard.prediction import prediction
@@ -27,5 +28,6 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("Diversity", diversity),
     ("Coverage", coverage),
     ("Stability", stability),
+    ("Several potentials", ensemble),
     ("Structure prediction", prediction),
 )

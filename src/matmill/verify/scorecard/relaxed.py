@@ -11,6 +11,7 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.elements import SYMBOLS
 from matmill.progress import Event, OnEvent
+from matmill.verify import schemes
 from matmill.verify.displacement import rmsd_as_stored, rmsd_of_matcher, unwrapped
 from matmill.verify.hull import Hull
 from matmill.verify.metrics import relaxation_rmsd
@@ -35,6 +36,8 @@ class Relaxation:
     """What relaxation made of some crystals; all tensors are ``(n,)`` in the order of ``rows``.
 
     Attributes:
+        potential_name: What relaxed them.
+        hull_name: What they were compared with, and how their energies were made comparable.
         rows: Their places in the batch that they are from.
         batch: The crystals where they stopped.
         converged: Whether the forces are small.
@@ -47,6 +50,8 @@ class Relaxation:
         marks: Status, reason and crystal (place in the original batch) of each that fell.
     """
 
+    potential_name: str
+    hull_name: str
     rows: Int[Tensor, " n"]
     batch: CrystalBatch
     converged: Bool[Tensor, " n"]
@@ -81,12 +86,16 @@ def relax_patiently(
     Args:
         batch: The crystals.
         rows: Which of them.
-        potential: That of the hull.
+        potential: Relaxes them.
         hull: The candidates are not part of it.
         protocol: Forces, steps and definitions of displacement.
         on_event: Told how many are finished.
         relax_elsewhere: Relaxes in other processes, where nothing that breaks is a danger here.
+
+    Raises:
+        InputError: If the potential's energies do not compare with the hull.
     """
+    schemes.step(potential, hull)  # refuses before anything is relaxed
     marks: list[tuple[Status, str, int]] = []
     can: list[int] = []
     objections = check(batch.select(rows))
@@ -108,7 +117,7 @@ def relax_patiently(
         made = dict(zip(can, _rows(result), strict=True))
         found = {row: values for row, values in made.items() if values[6] not in _LOST}
         failed = {row: values[6].explanation for row, values in made.items() if row not in found}
-        return _judged(batch, found, failed, can, hull, rule.rmsd, marks)
+        return _judged(batch, found, failed, can, potential, hull, rule.rmsd, marks)
 
     def work(part: list[int]) -> list[tuple[Any, ...]]:
         return _rows(relax(batch.select(part), potential, settings, on_event=done.part))
@@ -116,7 +125,7 @@ def relax_patiently(
     found, failed = patiently(
         work, can, seconds=_NO_LIMIT, chunk=_AT_ONCE, on_done=done.set_finished
     )
-    return _judged(batch, found, failed, can, hull, rule.rmsd, marks)
+    return _judged(batch, found, failed, can, potential, hull, rule.rmsd, marks)
 
 
 def _judged(
@@ -124,6 +133,7 @@ def _judged(
     found: dict[int, tuple[Any, ...]],
     failed: dict[int, str],
     can: list[int],
+    potential: Potential,
     hull: Hull,
     rmsd: Sequence[str],
     marks: list[tuple[Status, str, int]],
@@ -138,7 +148,8 @@ def _judged(
     before = torch.tensor([m[3] for m in made], dtype=torch.float64)
     converged = torch.tensor([m[4] for m in made], dtype=torch.bool)
     nan = torch.full_like(energy, torch.nan)
-    above = torch.where(converged, hull.energy_above(energy, after), nan)
+    distance = schemes.energy_above(hull, potential, energy, after)
+    above = torch.where(converged, distance, nan)
     fates: list[Fate | None] = [m[6] for m in made]
     for i, row in enumerate(kept):
         fate = fates[i]
@@ -146,9 +157,11 @@ def _judged(
             marks.append((of_fate(fate), fate.explanation, row))
         elif bool(torch.isnan(above[i])):
             lacking = sorted(set(_symbols(start, i)) - hull.elements)
-            reason = f"no reference for {', '.join(lacking) or 'this composition'}"
+            reason = f"no reference for {', '.join(lacking) or 'all of its chemical system'}"
             marks.append((Status.HULL_MISSING_ELEMENT, reason, row))
     return Relaxation(
+        potential_name=potential.name,
+        hull_name=schemes.hull_name(hull, potential),
         rows=torch.tensor(kept, dtype=torch.int64),
         batch=after,
         converged=converged,
@@ -156,7 +169,7 @@ def _judged(
         energy_ev_per_atom=energy / start.n_atoms,
         drop_ev_per_atom=(before - energy) / start.n_atoms,
         above_hull_ev_per_atom=above,
-        single_point_above_hull_ev_per_atom=hull.energy_above(before, start),
+        single_point_above_hull_ev_per_atom=schemes.energy_above(hull, potential, before, start),
         rmsd_a={
             name: torch.where(converged, _rmsd(name, start, after, converged), nan) for name in rmsd
         },

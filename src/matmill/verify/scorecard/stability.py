@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from matmill.verify.confidence import bootstrap
+from matmill.verify.hull import FEW
+from matmill.verify.joint_hull import energy_above_joint
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.novelty import masks_of
 from matmill.verify.scorecard.number import Number
@@ -25,19 +27,21 @@ def stability(subject: Subject) -> Findings:
     above = relaxed.spread(relaxed.above_hull_ev_per_atom, n)
     converged = relaxed.spread(relaxed.converged, n)
     steps = relaxed.spread(relaxed.steps.double(), n)
-    is_new, judged = _new(subject)
+    is_new, judged = newness(subject)
 
     def share(key: str, label: str, good: Tensor, note: str = "") -> Number:
         return subject.share(key, label, good, tried_only=True, note=note)
 
     numbers = [share("converged", "relaxation converges", converged)]
-    hull = f"hull {subject.hull.name}"
+    hull = f"hull {relaxed.hull_name}"
     for limit in rule.limits_ev_per_atom:
         label = f"energy above hull ≤ {limit:g} eV/atom"
         numbers.append(share(f"stable_{limit:g}", label, above <= limit, hull))
     for limit in rule.limits_ev_per_atom:
         label = f"SUN@{limit:g}: stable, unique, novel"
         numbers.append(share(f"sun_{limit:g}", label, (above <= limit) & is_new, judged))
+    n_known = subject.hull.n_competitors(subject.batch)
+    joint = relaxed.spread(_above_joint(subject), n)
     symmetric = subject.space_groups(subject.protocol.symmetry.symprec_a)[0] != 1
     limit = rule.msun_ev_per_atom
     numbers += [
@@ -53,6 +57,18 @@ def stability(subject: Subject) -> Findings:
             f"SUN@{limit:g} that is not P1 as generated",
             (above <= limit) & is_new & symmetric,
             judged,
+        ),
+        share(
+            f"joint_{limit:g}",
+            f"energy above the joint hull ≤ {limit:g} eV/atom",
+            joint <= limit,
+            "samples compete with each other as well as with known crystals",
+        ),
+        share(
+            "thin_hull",
+            f"fewer than {FEW} known crystals in the chemical system",
+            (n_known < FEW) & relaxed.spread(torch.ones_like(relaxed.converged), n),
+            "the hull may lie too high there: such crystals look too stable",
         ),
         _mean(subject, "above_hull", "energy above hull", above, "eV/atom"),
         _mean(
@@ -81,13 +97,33 @@ def stability(subject: Subject) -> Findings:
             ),
             "is_sun": (above <= rule.sun_ev_per_atom) & is_new,
             "is_msun": (above <= rule.msun_ev_per_atom) & is_new,
-            "n_competitors": subject.hull.n_competitors(subject.batch),
+            "energy_above_joint_hull_ev_per_atom": joint,
+            "n_competitors": n_known,
+            "n_competitors_all": subject.hull.n_competitors(subject.batch, subsystems=True),
+            "hull_name": _named(subject, relaxed.hull_name),
+            "potential_name": _named(subject, relaxed.potential_name),
             **{f"rmsd_{k}_a": relaxed.spread(v, n) for k, v in relaxed.rmsd_a.items()},
         },
     )
 
 
-def _new(subject: Subject) -> tuple[Tensor, str]:
+def _above_joint(subject: Subject) -> Tensor:
+    """Return the distance of each relaxed crystal to the hull of samples and known crystals."""
+    relaxed = subject.relaxation
+    # In the hull's own scheme, whatever the potential's: what it is above plus the hull's value.
+    batch = relaxed.batch
+    zero = torch.zeros(len(batch), dtype=torch.float64)
+    per_atom = relaxed.above_hull_ev_per_atom - subject.hull.energy_above(zero, batch)
+    return energy_above_joint(subject.hull, per_atom * batch.n_atoms, batch)
+
+
+def _named(subject: Subject, name: str) -> list[str | None]:
+    """Return a name for each crystal that was relaxed, None for the others."""
+    rows = set(subject.relaxation.rows.tolist())
+    return [name if i in rows else None for i in range(len(subject.batch))]
+
+
+def newness(subject: Subject) -> tuple[Tensor, str]:
     """Return which crystals are unique and novel, and on which crystals that was judged."""
     n = len(subject.batch)
     if subject.protocol.matching.judged_on == "generated":

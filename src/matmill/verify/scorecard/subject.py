@@ -75,6 +75,7 @@ class Subject:
         load_hull: Gives the hull.
         load_potential: Gives the potential.
         relax_elsewhere: Relaxes in other processes; everything happens here unless given.
+        others: Further potentials, each with the hull that its energies compare with.
         energies: Predicts energies whose distribution is compared.
         seed: Of draws and resamples.
         on_event: Told about the progress.
@@ -92,6 +93,7 @@ class Subject:
     load_hull: Callable[[], Hull] = Hull.load
     load_potential: Callable[[], Potential] = load_chgnet
     relax_elsewhere: RelaxElsewhere | None = None
+    others: Sequence[tuple[Potential, Hull]] = ()
     energies: Energies | None = None
     seed: int = 0
     on_event: OnEvent = ignore
@@ -257,19 +259,15 @@ class Subject:
     @cached_property
     def relaxation(self) -> Relaxation:
         """What relaxation made of the sound crystals among those tried."""
-        rows = torch.nonzero(self.tried & self.is_sound).flatten()
-        found = relax_patiently(
-            self.batch,
-            rows,
-            self.load_potential(),
-            self.hull,
-            self.protocol,
-            self.on_event,
-            self.relax_elsewhere,
-        )
+        found = self._relaxed_by(self.load_potential(), self.hull, self.relax_elsewhere)
         for status, reason, crystal in found.marks:
             self.mark([crystal], status, [reason])
         return found
+
+    @cached_property
+    def opinions(self) -> list[Relaxation]:
+        """What every potential made of them, each by itself; statuses are the first one's."""
+        return [self.relaxation, *(self._relaxed_by(*pair) for pair in self.others)]
 
     def share(
         self,
@@ -314,6 +312,14 @@ class Subject:
             is_share=True,
             per_valid=float("nan") if is_check or not n_valid else hits_valid / n_valid,
             note=note,
+        )
+
+    def _relaxed_by(
+        self, potential: Potential, hull: Hull, elsewhere: RelaxElsewhere | None = None
+    ) -> Relaxation:
+        rows = torch.nonzero(self.tried & self.is_sound).flatten()
+        return relax_patiently(
+            self.batch, rows, potential, hull, self.protocol, self.on_event, elsewhere
         )
 
     @cached_property
