@@ -20,6 +20,7 @@ from matmill.errors import InputError
 from matmill.progress import OnEvent, ignore
 from matmill.verify import presets, protocols
 from matmill.verify.hull import Hull
+from matmill.verify.judging import Aim
 from matmill.verify.novelty import KnownIndex
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.protocols import Basis, Protocol
@@ -28,7 +29,8 @@ from matmill.verify.scorecard import output
 from matmill.verify.scorecard.card import Scorecard, count_statuses
 from matmill.verify.scorecard.groups import GROUPS
 from matmill.verify.scorecard.subject import Energies, Subject
-from matmill.verify.signatures import Signature, signatures
+from matmill.verify.scorecard.targets import steering_of
+from matmill.verify.signatures import Signature, no_effect, signatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Against:
         potential: That of the hull; CHGNet 0.3.0 unless given.
         energies: Predicts energies whose distributions are compared.
         energy_model: Name and hash of what predicts them.
+        aims: What the samples were asked to be, and who says whether they are.
+        unasked: Samples of the same generator that nobody asked for anything.
     """
 
     reference: CrystalBatch | None = None
@@ -52,6 +56,8 @@ class Against:
     potential: Potential | None = None
     energies: Energies | None = None
     energy_model: str | None = None
+    aims: tuple[Aim, ...] = ()
+    unasked: CrystalBatch | None = None
 
 
 def evaluate(
@@ -92,6 +98,8 @@ def evaluate(
         load_hull=Hull.load if given_hull is None else lambda: given_hull,
         load_potential=load_chgnet if given_potential is None else lambda: given_potential,
         energies=against.energies,
+        aims=against.aims,
+        unasked=against.unasked,
         seed=seed,
         on_event=on_event,
     )
@@ -136,6 +144,8 @@ def evaluate_files(
     test: Path | None = None,
     hull: Path | None = None,
     energies: tuple[str, Energies] | None = None,
+    aims: Sequence[Aim] = (),
+    unasked: Path | None = None,
     protocol: str = presets.DEFAULT,
     n_relax: int | None = 0,
     n_requested: int | None = None,
@@ -152,6 +162,8 @@ def evaluate_files(
         test: Known crystals that the generator never saw.
         hull: A hull table; the one that ships unless given.
         energies: Name and function of an energy predictor.
+        aims: What the samples were asked to be, and who says whether they are.
+        unasked: Samples of the same generator that nobody asked for anything.
         protocol: Name of a preset.
         n_relax: How many samples to relax; None relaxes all.
         n_requested: How many samples were asked of the generator.
@@ -167,6 +179,8 @@ def evaluate_files(
     rules = presets.find(protocol)  # a wrong name costs no reading
     if is_prediction and test is None:
         raise InputError("--csp needs --test, the crystals that were to be predicted.")
+    if unasked is not None and not aims:
+        raise InputError("--unasked needs --target: what the others were asked for.")
     output.check(out)
     samples = read_samples(files, n_requested=n_requested, on_event=on_event)
     against = Against(
@@ -175,6 +189,8 @@ def evaluate_files(
         hull=None if hull is None else Hull.load(hull),
         energies=None if energies is None else energies[1],
         energy_model=None if energies is None else energies[0],
+        aims=tuple(aims),
+        unasked=None if unasked is None else read_samples([unasked]).crystals,
     )
     card = evaluate(
         samples,
@@ -219,24 +235,32 @@ def _basis(subject: Subject, against: Against) -> Basis:
         hull=None if hull is None else f"{hull.name} {hull.hash}",
         potential=None if potential is None else f"{potential.name} {potential.hash}",
         energy_model=against.energy_model,
+        targets=tuple(
+            f"{aim.text}: {aim.steering.name} / {aim.judge.name}" for aim in against.aims
+        ),
         versions=protocols.versions(),
     )
 
 
 def _signatures(subject: Subject) -> tuple[list[Signature], list[str]]:
     """Return the ways to break that can be looked for, or a note why none can."""
+    steering = steering_of(subject)
     known = subject.test if subject.test is not None else subject.reference
     training = subject.reference if subject.test is not None else None
     batch = subject.batch
     if known is None:
-        return [], ["failure signatures need --reference or --test"]
+        note = "most failure signatures need --reference or --test"
+        return [no_effect([run]) for run in steering], [note]
     if min(len(batch), len(known)) < 2:
         return [], ["failure signatures need two crystals on either side"]
     first = None
     if subject.protocol.matching.judged_on == "generated":
         first = [subject.same.first.get(i, i) for i in range(len(batch))]
     try:
-        return signatures(batch, known, training, first=first, seed=subject.seed), []
+        return (
+            signatures(batch, known, training, first=first, steering=steering, seed=subject.seed),
+            [],
+        )
     except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         return [], [f"failure signatures could not be tested: {error}"[:200]]
 

@@ -16,6 +16,8 @@ from matmill.verify.scorecard.prediction import prediction
 from matmill.verify.scorecard.stability import stability
 from matmill.verify.scorecard.subject import Subject
 from matmill.verify.scorecard.symmetry import symmetry
+from matmill.verify.scorecard.targets import targets
+from matmill.verify.scorecard.vsun import vsun
 
 Group = Callable[[Subject], Findings]
 
@@ -27,5 +29,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("Diversity", diversity),
     ("Coverage", coverage),
     ("Stability", stability),
+    ("Validity, stability, uniqueness and novelty as degrees", vsun),
+    ("Targets", targets),
     ("Structure prediction", prediction),
 )
