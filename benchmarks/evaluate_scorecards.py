@@ -10,8 +10,8 @@ shipped template model draws), ``random`` (the registered baseline), ``substitut
 MP-20 train with every element exchanged for one of its group, the cell scaled by covalent radii).
 Known sets: ``train`` (other crystals of MP-20 train: the noise floor), ``wbm``, ``alexandria``,
 ``jarvis``, ``oqmd``, ``perov-5``; ``--samples`` adds files of anybody's generator. All are judged
-by protocol matmill-1 against MP-20 train and ``--test`` crystals of MP-20 test (coverage costs about
-0.1 CPU seconds a crystal; 0 leaves it out). The first ``--relax`` of the sets ``--relaxed``
+by protocol matmill-1 against MP-20 train and ``--test`` crystals of MP-20 test (coverage costs
+about 0.1 CPU seconds a crystal; 0 leaves it out). The first ``--relax`` of the sets ``--relaxed``
 (all unless given) are relaxed. Samples are kept in ``--work``; relaxations are made anew.
 """
 

@@ -44,6 +44,9 @@ from matmill.verify.validity import (
 ROOM_FOR_SYMMETRY = 5.0
 """Atoms must be so many times the tolerance apart for symmetry to be searched."""
 
+LEAST_ROOM_A = 0.1
+"""And so many Å: of cells that small the search takes gigabytes of memory, which no timer stops."""
+
 CONTINUOUS = "elmd+amd"
 """Distance of the continuous forms: composition and geometry, see `distances.KINDS`."""
 
@@ -200,7 +203,8 @@ class Subject:
         """Return each crystal's space group, 1 where none was found, and whether one was."""
         if symprec not in self._groups:
             # Where atoms are as near as the tolerance, the search has no meaning and no end.
-            rows = torch.nonzero(self.room >= ROOM_FOR_SYMMETRY * symprec).flatten().tolist()
+            least = max(ROOM_FOR_SYMMETRY * symprec, LEAST_ROOM_A)
+            rows = torch.nonzero(self.room >= least).flatten().tolist()
             report = self.reporter(f"symmetry {symprec:g}", len(rows))
             numbers, was_found, failed = groups_of(self.batch, self.protocol, symprec, rows, report)
             self._groups[symprec] = numbers, was_found
