@@ -54,7 +54,6 @@ class Sheet:
         self.arguments, self.folder = arguments, folder
         self.reference = mp_20("test", arguments.data)
         self.training = mp_20("train", arguments.data)
-        self.scaler = composition_fingerprints(self.training)
         self.energy = load_predictor("formation_energy_per_atom")
         self.reference_energy = self.energy.predict(self.reference).mean
         self.known = KnownIndex.load(structures=[arguments.data / f for f in STRUCTURE_FILES])
@@ -122,7 +121,6 @@ class Sheet:
         return coverage(
             (own, composition_fingerprints(mine)),
             (theirs, composition_fingerprints(reference)),
-            self.scaler,
         )
 
     def after_relaxation(self, name, batch, is_new):

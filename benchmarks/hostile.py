@@ -13,6 +13,7 @@ that `matmill evaluate` has without relaxation), and checks that none was lost.
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -282,12 +283,17 @@ def known_crystals():
     )
 
 
+def peak_mb():
+    """Return the largest memory that the process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def told():
-    """Return a listener that prints every stage as it ends."""
+    """Return a listener that prints every stage as it ends, and the memory so far."""
 
     def listen(event):
         if event.done == event.total:
-            print(f"{event.stage}: {event.done}", flush=True)
+            print(f"{event.stage}: {event.done}, {peak_mb():.0f} MB", flush=True)
 
     return listen
 
@@ -309,15 +315,16 @@ def main() -> None:
         begin = time.perf_counter()
         samples = read_samples(paths)
         reading = time.perf_counter() - begin
-        print(f"{len(samples.entries)} entries read in {reading:.1f} s", flush=True)
+        entries = len(samples.entries)
+        print(f"{entries} entries read in {reading:.1f} s, {peak_mb():.0f} MB", flush=True)
         card = evaluate(samples, against, n_relax=arguments.relax, name="hostile", on_event=told())
         whole = time.perf_counter() - begin
         seconds = []
         for path in paths[: arguments.alone]:
-            begin = time.perf_counter()
+            begin = time.process_time()
             with suppress(DataError):  # a file of unknown kind is no sample at all
                 evaluate(read_samples([path]), against, name="alone")
-            seconds.append((time.perf_counter() - begin, path.name))
+            seconds.append((time.process_time() - begin, path.name))
     by_kind = defaultdict(Counter)
     for row in card.rows:
         by_kind[Path(row["file"]).stem.partition("-")[2]][row["status"]] += 1
@@ -327,7 +334,12 @@ def main() -> None:
     for kind, counts in sorted(by_kind.items()):
         print(f"{kind:<18} {dict(counts)}")
     seconds.sort(reverse=True)
-    print("slowest alone:", *(f"{s:.2f} s {file}" for s, file in seconds[:SLOWEST]), sep="\n  ")
+    print(
+        "slowest alone, processor time:",
+        *(f"{s:.2f} s {file}" for s, file in seconds[:SLOWEST]),
+        sep="\n  ",
+    )
+    print(f"peak memory {peak_mb():.0f} MB")
     print(f"over {LIMIT_S:g} s alone: {sum(s > LIMIT_S for s, _ in seconds)}")
     report = {
         "command": " ".join(sys.argv),
@@ -338,6 +350,7 @@ def main() -> None:
         "by_kind": {kind: dict(counts) for kind, counts in by_kind.items()},
         "seconds": {"reading": reading, "all": whole, **card.seconds},
         "slowest": seconds[:SLOWEST],
+        "peak_memory_mb": peak_mb(),
         "cores": os.cpu_count(),
     }
     if arguments.out:

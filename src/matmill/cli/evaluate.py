@@ -13,6 +13,7 @@ from matmill.errors import InputError
 if TYPE_CHECKING:
     from matmill.crystals.batch import CrystalBatch
     from matmill.progress import OnEvent
+    from matmill.verify.judging import Aim
     from matmill.verify.relax import Relaxed, RelaxSettings
     from matmill.verify.scorecard.card import Scorecard
     from matmill.verify.scorecard.subject import Energies
@@ -88,6 +89,24 @@ def evaluate(
     energy: Annotated[
         bool, typer.Option("--energy", help="Compare predicted formation energies too.")
     ] = False,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help='What the samples were asked for: "band_gap = 2 eV".'),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge", help="Who else says whether they hit: a property, or a predictor's file."
+        ),
+    ] = None,
+    steering: Annotated[
+        list[str] | None,
+        typer.Option("--steering", help="What steered or ranked them; the predictor that ships."),
+    ] = None,
+    unasked: Annotated[
+        Path | None,
+        typer.Option("--unasked", help="Samples that were asked for nothing: is there an effect?"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -103,7 +122,8 @@ def evaluate(
 
     Validity, symmetry, uniqueness and novelty always; distributions, novelty against training and
     failure signatures with --reference; coverage with --test; stability, SUN and RMSD with
-    --relax, and votes of several --potentials. Every sample gets a status, none is dropped.
+    --relax, and votes of several --potentials; hits by two independent predictors with --target.
+    Every sample gets a status, none is dropped.
     Novelty is judged with the index that ships; with MATMILL_DATA set to a folder of known
     structures, matches are confirmed.
 
@@ -124,6 +144,8 @@ def evaluate(
             ),
             potentials=[name.strip() for name in potentials.split(",") if name.strip()],
             energies=_energies() if energy else None,
+            aims=_aims(target or [], judge or [], steering or []),
+            unasked=unasked,
             protocol=protocol,
             n_relax=_n_relax(relax),
             n_requested=n_requested,
@@ -167,6 +189,7 @@ def compare(
         typer.Argument(help="Scorecards: JSON files, or folders that evaluate wrote."),
     ],
     json: Json = False,
+    quiet: Quiet = False,  # noqa: ARG001 - nothing to silence: there is no progress
 ) -> None:
     """Put scorecards side by side, if they were made by the same protocol.
 
@@ -224,6 +247,12 @@ def _energies() -> "tuple[str, Energies]":
 
     predictor = load_predictor("formation_energy_per_atom")
     return "formation_energy_per_atom", lambda batch: predictor.predict(batch).mean
+
+
+def _aims(targets: list[str], judges: list[str], steering: list[str]) -> "list[Aim]":
+    from matmill.campaign.aims import aims
+
+    return aims(targets, judges=judges, steering=steering)
 
 
 def _print(card: "Scorecard") -> None:

@@ -1,8 +1,9 @@
 """COV-R and COV-P: do generated crystals reach every kind of known one, and only such kinds?
 
 Fingerprints are those of CDVAE: of a structure the mean over its sites of CrystalNN order
-parameters (61 numbers), of a composition the 132 statistics of Magpie, standardised by training.
-Equivalent atoms have equal fingerprints, so one atom of each orbit is looked at.
+parameters (61 numbers), of a composition the 132 statistics of Magpie, standardised by the
+constants that were published with the cut-offs. Equivalent atoms have equal fingerprints, so one
+atom of each orbit will do where a change below the tolerance of the symmetry does not matter.
 
 Source:
     Xie et al., Crystal Diffusion Variational Autoencoder (2022), appendix; Zimmermann and Jain,
@@ -22,10 +23,10 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.composition import element_counts
 from matmill.crystals.convert import to_structure
-from matmill.crystals.elements import table
+from matmill.crystals.magpie import magpie_scaler, magpie_vectors
 from matmill.crystals.symmetry import datasets
 from matmill.verify.metrics import Metric, mean, share
-from matmill.verify.validity import check
+from matmill.verify.validity import check, smallest_distance
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
@@ -58,35 +59,33 @@ _MOTIFS: dict[int, tuple[str, ...]] = {
 }
 N_STRUCTURE = LARGEST_COORDINATION + sum(len(names) for names in _MOTIFS.values())
 
-_SHELLS = {"s": 2, "p": 6, "d": 10, "f": 14}
-_MAGPIE = (
-    "mendeleev_number",
-    "mass",
-    "melting_point",
-    "group",
-    "period",
-    "covalent_radius",
-    "electronegativity",
-    "ground_state_volume",
-    "ground_state_band_gap",
-    "ground_state_moment",
-    "ground_state_space_group",
-)
+_ORBIT_A = 0.01  # tolerance in Å within which sites count as equivalent
+_LEAST_DISTANCE_A = 0.05
+_MOST_ATOMS_PER_A3 = 1.0  # five times those of diamond: more would fill memory with neighbours
 
 
 def structure_fingerprints(
-    batch: CrystalBatch, *, on_crystal: Callable[[int], None] | None = None
+    batch: CrystalBatch,
+    *,
+    every_site: bool = False,
+    on_crystal: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "n_crystals 61"]:
     """Return the mean order parameters of the sites of each crystal; NaN where there are none.
 
     Args:
-        batch: The crystals; about 20 ms for each inequivalent atom.
+        batch: The crystals; about 20 ms for each site that is looked at.
+        every_site: Look at every atom, as the original does, and at crystals that fail
+            `validity.check` as well; otherwise at one atom of each orbit of a crystal that passes.
         on_crystal: Told the position of each crystal as it is finished.
     """
     found = torch.full((len(batch), N_STRUCTURE), torch.nan, dtype=torch.float64)
     # Overlapping atoms have no neighbours to tell, and looking for them would never end.
-    whole = [fate is None for fate in check(batch)]
-    for i, data in enumerate(datasets(batch, symprec=0.01)):
+    if every_site:
+        whole, orbits = _has_room(batch), [None] * len(batch)
+    else:
+        whole = [fate is None for fate in check(batch)]
+        orbits = datasets(batch, symprec=_ORBIT_A)
+    for i, data in enumerate(orbits):
         if whole[i]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # oxidation states are missing, at every site
@@ -99,25 +98,15 @@ def structure_fingerprints(
 def composition_fingerprints(batch: CrystalBatch) -> Float[Tensor, "n_crystals 132"]:
     """Return Magpie's statistics: least, largest, range, mean, mean deviation and mode.
 
-    Of 22 properties of the elements; a property that an element lacks counts as 0. The mode is the
-    value of the most frequent element, the lightest at a tie.
+    Of 22 properties of the elements, by the published table, not standardised. NaN for a property
+    that Magpie does not know of one of the elements.
     """
-    counts = element_counts(batch).double()
-    weight = counts / counts.sum(1, keepdim=True)
-    values = _magpie_table()  # (119, 22)
-    present = (counts > 0)[:, :, None]
-    low = torch.where(present, values, torch.inf).amin(1)
-    high = torch.where(present, values, -torch.inf).amax(1)
-    middle = weight @ values
-    deviation = (weight[:, :, None] * (values - middle[:, None]).abs()).sum(1)
-    mode = values[counts.argmax(1)]
-    return torch.stack([low, high, high - low, middle, deviation, mode], dim=2).flatten(1)
+    return magpie_vectors(element_counts(batch), missing="unknown")
 
 
 def coverage(
     generated: tuple[Float[Tensor, "n 61"], Float[Tensor, "n 132"]],
     reference: tuple[Float[Tensor, "m 61"], Float[Tensor, "m 132"]],
-    scaler: Float[Tensor, "k 132"],
     *,
     cutoffs: tuple[float, float] = MP_20_CUTOFFS,
 ) -> list[Metric]:
@@ -129,10 +118,9 @@ def coverage(
     Args:
         generated: Structure and composition fingerprints of the samples.
         reference: The same of known crystals.
-        scaler: Composition fingerprints of training crystals, to standardise by.
         cutoffs: Largest distances in structure and in composition.
     """
-    mine, theirs = nearest(generated, reference, scaler)
+    mine, theirs = nearest(generated, reference)
     near = [(s <= cutoffs[0]) & (c <= cutoffs[1]) for s, c in (mine, theirs)]
     return [
         share(f"COV-R ({cutoffs[0]:g}/{cutoffs[1]:g})", near[1]),
@@ -151,18 +139,25 @@ Distances = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
 def nearest(
     generated: tuple[Float[Tensor, "n 61"], Float[Tensor, "n 132"]],
     reference: tuple[Float[Tensor, "m 61"], Float[Tensor, "m 132"]],
-    scaler: Float[Tensor, "k 132"],
 ) -> tuple[Distances, Distances]:
     """Return the smallest distances of the samples, and those of the known crystals.
 
     Infinite for crystals without a fingerprint. Arguments as of `coverage`.
     """
-    middle, width = scaler.mean(0), scaler.std(0)
-    width = torch.where(width > 1e-9, width, torch.ones_like(width))
-    mine, theirs = ((x - middle) / width for x in (generated[1], reference[1]))
+    mine, theirs = (standardised(x) for x in (generated[1], reference[1]))
     structure = _smallest(generated[0], reference[0])
     composition = _smallest(mine, theirs)
     return (structure[0], composition[0]), (structure[1], composition[1])
+
+
+def standardised(prints: Float[Tensor, "n 132"]) -> Float[Tensor, "n 132"]:
+    """Return composition fingerprints in the published units; unknown numbers become 0, the mean.
+
+    A crystal about which nothing is known stays NaN.
+    """
+    middle, width = magpie_scaler()
+    scaled = ((prints - middle) / width).nan_to_num(nan=0.0)
+    return scaled.masked_fill(torch.isnan(prints).all(1, keepdim=True), torch.nan)
 
 
 def _smallest(
@@ -178,6 +173,18 @@ def _smallest(
         of_a[part] = distance.amin(1)
         of_b = torch.minimum(of_b, distance.amin(0))
     return of_a, of_b
+
+
+def _has_room(batch: CrystalBatch) -> list[bool]:
+    """Return which crystals are finite, and sparse enough for neighbours to be looked for."""
+    bad_atom = ~torch.isfinite(batch.frac_coords).all(1)
+    n_bad = torch.zeros(len(batch), dtype=torch.int64)
+    n_bad = n_bad.index_add(0, batch.crystal_index, bad_atom.long())
+    good = (n_bad == 0) & torch.isfinite(batch.lattice).flatten(1).all(1)
+    good &= batch.n_atoms / batch.volume <= _MOST_ATOMS_PER_A3
+    rows = torch.nonzero(good).flatten()
+    good[rows] = smallest_distance(batch.select(rows)) >= _LEAST_DISTANCE_A
+    return good.tolist()
 
 
 def _mean_over_sites(structure: "Structure", data: "MoyoDataset | None") -> Tensor:
@@ -227,17 +234,3 @@ def _pymatgen() -> tuple[Any, dict[int, list[Any]]]:
             options: Any = [dict(rest[0])] if rest else None
             found[coordination].append(LocalStructOrderParams([kind], parameters=options))
     return CrystalNN(), found
-
-
-@cache
-def _magpie_table() -> Float[Tensor, "119 22"]:
-    number = torch.arange(119).double()
-    columns = [number, *(table(name) for name in _MAGPIE)]
-    filled = [table(f"n_valence_{shell}") for shell in _SHELLS]
-    # An empty shell counts as absent, not as wide open: the convention of Magpie.
-    unfilled = [
-        torch.where(n > 0, capacity - n, 0 * n)
-        for n, capacity in zip(filled, _SHELLS.values(), strict=True)
-    ]
-    columns += [*filled, torch.stack(filled).sum(0), *unfilled, torch.stack(unfilled).sum(0)]
-    return torch.stack([column.double() for column in columns], dim=1).nan_to_num(0.0)

@@ -22,6 +22,7 @@ from matmill.verify import presets, protocols, schemes
 from matmill.verify.backends import DEFAULT, load_potential
 from matmill.verify.hull import Hull
 from matmill.verify.hull_reference import read_hull
+from matmill.verify.judging import Aim
 from matmill.verify.novelty import KnownIndex
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.protocols import Basis, Protocol
@@ -31,7 +32,8 @@ from matmill.verify.scorecard.card import Scorecard, count_statuses
 from matmill.verify.scorecard.groups import GROUPS
 from matmill.verify.scorecard.relaxed import RelaxElsewhere
 from matmill.verify.scorecard.subject import Energies, Subject
-from matmill.verify.signatures import Signature, signatures
+from matmill.verify.scorecard.targets import steering_of
+from matmill.verify.signatures import Signature, no_effect, signatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Against:
         others: Further potentials for votes, each with the hull that it is compared with.
         energies: Predicts energies whose distributions are compared.
         energy_model: Name and hash of what predicts them.
+        aims: What the samples were asked to be, and who says whether they are.
+        unasked: Samples of the same generator that nobody asked for anything.
     """
 
     reference: CrystalBatch | None = None
@@ -57,6 +61,8 @@ class Against:
     others: Sequence[tuple[Potential, Hull]] = ()
     energies: Energies | None = None
     energy_model: str | None = None
+    aims: tuple[Aim, ...] = ()
+    unasked: CrystalBatch | None = None
 
 
 def evaluate(
@@ -101,6 +107,8 @@ def evaluate(
         relax_elsewhere=relax_elsewhere,
         others=against.others,
         energies=against.energies,
+        aims=against.aims,
+        unasked=against.unasked,
         seed=seed,
         on_event=on_event,
     )
@@ -146,6 +154,8 @@ def evaluate_files(
     hulls: Sequence[Hull] = (),
     potentials: Sequence[str] = (DEFAULT,),
     energies: tuple[str, Energies] | None = None,
+    aims: Sequence[Aim] = (),
+    unasked: Path | None = None,
     protocol: str = presets.DEFAULT,
     n_relax: int | None = 0,
     n_requested: int | None = None,
@@ -165,6 +175,8 @@ def evaluate_files(
             unless given.
         potentials: Names of potentials: the first decides, all of them vote.
         energies: Name and function of an energy predictor.
+        aims: What the samples were asked to be, and who says whether they are.
+        unasked: Samples of the same generator that nobody asked for anything.
         protocol: Name of a preset.
         n_relax: How many samples to relax; None relaxes all.
         n_requested: How many samples were asked of the generator.
@@ -181,6 +193,8 @@ def evaluate_files(
     rules = presets.find(protocol)  # a wrong name costs no reading
     if is_prediction and test is None:
         raise InputError("--csp needs --test, the crystals that were to be predicted.")
+    if unasked is not None and not aims:
+        raise InputError("--unasked needs --target: what the others were asked for.")
     output.check(out)
     pairs = _pairs(potentials, hulls) if n_relax != 0 else []
     samples = read_samples(files, n_requested=n_requested, on_event=on_event)
@@ -192,6 +206,8 @@ def evaluate_files(
         others=pairs[1:],
         energies=None if energies is None else energies[1],
         energy_model=None if energies is None else energies[0],
+        aims=tuple(aims),
+        unasked=None if unasked is None else read_samples([unasked]).crystals,
     )
     card = evaluate(
         samples,
@@ -262,24 +278,32 @@ def _basis(subject: Subject, against: Against) -> Basis:
         hull="; ".join(f"{schemes.hull_name(h, p)} {h.hash}" for p, h in pairs) or None,
         potential="; ".join(f"{p.name} {p.hash}" for p, _ in pairs) or None,
         energy_model=against.energy_model,
+        targets=tuple(
+            f"{aim.text}: {aim.steering.name} / {aim.judge.name}" for aim in against.aims
+        ),
         versions=protocols.versions(),
     )
 
 
 def _signatures(subject: Subject) -> tuple[list[Signature], list[str]]:
     """Return the ways to break that can be looked for, or a note why none can."""
+    steering = steering_of(subject)
     known = subject.test if subject.test is not None else subject.reference
     training = subject.reference if subject.test is not None else None
     batch = subject.batch
     if known is None:
-        return [], ["failure signatures need --reference or --test"]
+        note = "most failure signatures need --reference or --test"
+        return [no_effect([run]) for run in steering], [note]
     if min(len(batch), len(known)) < 2:
         return [], ["failure signatures need two crystals on either side"]
     first = None
     if subject.protocol.matching.judged_on == "generated":
         first = [subject.same.first.get(i, i) for i in range(len(batch))]
     try:
-        return signatures(batch, known, training, first=first, seed=subject.seed), []
+        return (
+            signatures(batch, known, training, first=first, steering=steering, seed=subject.seed),
+            [],
+        )
     except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         return [], [f"failure signatures could not be tested: {error}"[:200]]
 

@@ -23,13 +23,16 @@ DEFAULT = "matmill-1"
 
 _OUR_ENERGIES = "energies and hull are ours (CHGNet 0.3.0 on known crystals), not the original's"
 _OUR_INDEX = "novelty is judged against our index of known crystals and --reference"
-_OUR_SCALER = (
-    "composition fingerprints are standardised by the given training set, not by stored constants"
-)
 _CDVAE_GEOMETRY = GeometryRule(self_images=False)
 _CDVAE_DISTRIBUTIONS = DistributionRule(
-    draws=1000, among="valid", against="test", quantities=("density", "n_elements")
+    draws=1000,
+    among="valid",
+    against="test",
+    quantities=("density", "n_elements"),
+    kernel=(),
+    masses="pymatgen",
 )
+_CDVAE_COVERAGE = CoverageRule(sites="all")
 _CDVAE_COMPOSITION = CompositionRule(table="smact14", missing_electronegativity="passes")
 _DIFFCSP_COMPOSITION = CompositionRule(
     table="smact14", missing_electronegativity="passes", combination_limit=10_000_000
@@ -50,9 +53,9 @@ PRESETS: dict[str, Protocol] = {
             symmetry=SymmetryRule(library="spglib", symprec_a=0.1),
             matching=MatchRule(among="parsed"),
             distributions=_CDVAE_DISTRIBUTIONS,
+            coverage=_CDVAE_COVERAGE,
             departures=(
                 "the energy distance needs --energy and is by our predictor",
-                _OUR_SCALER,
                 _OUR_INDEX,
                 _OUR_ENERGIES,
             ),
@@ -65,10 +68,10 @@ PRESETS: dict[str, Protocol] = {
             symmetry=SymmetryRule(library="spglib", symprec_a=0.1),
             matching=MatchRule(among="parsed"),
             distributions=_CDVAE_DISTRIBUTIONS,
+            coverage=_CDVAE_COVERAGE,
             prediction=PredictionRule(ltol=0.3, stol=0.5, angle_tol=10.0, gate="both"),
             departures=(
                 "with several samples the original gates the prediction alone",
-                _OUR_SCALER,
                 _OUR_INDEX,
                 _OUR_ENERGIES,
             ),

@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from matmill.config import Settings
+from matmill.crystals.facts import Masses
 from matmill.crystals.matching import MatchTolerance
 
-REVISION = 1
+REVISION = 2
 """Raised when a change of our code changes a number; part of every id."""
 
 DECIDING = ("pymatgen-core", "spglib", "moyopy", "chgnet")
@@ -119,6 +120,8 @@ class DistributionRule(Settings):
         among: Which crystals are drawn from.
         against: Which set comes first as the reference; the other is used where it is missing.
         quantities: Compared by Wasserstein-1 distance.
+        kernel: Compared by maximum mean discrepancy as well.
+        masses: Whose atomic masses make the density; codes on pymatgen have its.
         space_group_distance: ``"jensen-shannon"`` of the shares, or ``"numbers"``, one minus a
             ratio of Wasserstein distances of space-group numbers (no crystallographic meaning).
     """
@@ -127,6 +130,8 @@ class DistributionRule(Settings):
     among: Literal["parsed", "geometry", "valid"] = "geometry"
     against: Literal["test", "reference"] = "test"
     quantities: tuple[str, ...] = ("density", "volume_per_atom", "n_sites", "n_elements")
+    kernel: tuple[str, ...] = ("density", "volume_per_atom")
+    masses: Masses = "iupac-2016"
     space_group_distance: Literal["jensen-shannon", "numbers"] = "jensen-shannon"
 
 
@@ -136,11 +141,14 @@ class CoverageRule(Settings):
     Attributes:
         kind: ``"fingerprints"``: CDVAE's COV-R and COV-P; ``"matches"``: the number of samples
             that match a test crystal, over the number of test crystals.
+        sites: ``"orbits"``: one site of each orbit of the valid crystals; ``"all"``: every site
+            of every crystal, as in the original, to the last digit.
         structure_cutoff: Largest distance of structure fingerprints.
         composition_cutoff: Largest distance of standardised Magpie fingerprints.
     """
 
     kind: Literal["fingerprints", "matches"] = "fingerprints"
+    sites: Literal["orbits", "all"] = "orbits"
     structure_cutoff: float = 0.4
     composition_cutoff: float = 10.0
 
@@ -243,6 +251,7 @@ class Basis(Settings):
         hull: Name and hash of the hull.
         potential: Name and hash of the weights.
         energy_model: Predictor of the compared energies.
+        targets: What was asked for, with name and hash of both predictors that judge it.
         versions: Versions of the libraries that decide.
     """
 
@@ -253,6 +262,7 @@ class Basis(Settings):
     hull: str | None = None
     potential: str | None = None
     energy_model: str | None = None
+    targets: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
 
     @property

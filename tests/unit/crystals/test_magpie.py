@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from matmill.crystals.compositions import parse_formulas
-from matmill.crystals.magpie import N_MAGPIE, magpie_vectors
+from matmill.crystals.magpie import N_MAGPIE, magpie_scaler, magpie_vectors
 
 
 def vectors(*formulas):
@@ -38,3 +38,24 @@ def test_what_the_table_lacks_has_no_vector():
     assert torch.isfinite(found).all(1).tolist() == [True, False]
     assert bool(torch.isnan(magpie_vectors(torch.zeros(1, 119))).all())
     assert magpie_vectors(torch.zeros(0, 119)).shape == (0, N_MAGPIE)
+
+
+def test_what_magpie_never_knew_can_be_told():
+    amounts = parse_formulas(("NaCl", "XeF2", "NaHe", "Na2He")).amounts
+    filled, unknown = (magpie_vectors(amounts, missing=m) for m in ("filled", "unknown"))
+    assert bool(torch.isfinite(filled).all())
+    assert torch.equal(filled[:2], unknown[:2])
+    # Helium's melting point and electronegativity: all statistics but the mode of sodium's.
+    assert unknown[2].isnan().reshape(22, 6).sum(1).tolist()[3] == 6
+    assert unknown[3].isnan().reshape(22, 6).sum(1).tolist()[3] == 5
+    assert int(unknown[2].isnan().sum()) == 12
+    assert float(unknown[3].reshape(22, 6)[3, 5]) == pytest.approx(370.87)
+
+
+def test_the_published_scaler():
+    mean, std = magpie_scaler()
+    assert mean.shape == std.shape == (N_MAGPIE,)
+    assert bool((std > 0).all())
+    mean = mean.reshape(22, 6)
+    # By their definitions: the range is the difference of the ends.
+    torch.testing.assert_close(mean[:, 2], mean[:, 1] - mean[:, 0], rtol=1e-6, atol=1e-5)

@@ -6,6 +6,7 @@ import torch
 from crystals_for_tests import prototypes
 
 from matmill.crystals.batch import CrystalBatch, concatenate
+from matmill.crystals.magpie import magpie_scaler
 from matmill.verify import coverage as cov
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -56,6 +57,34 @@ def test_orbits_replace_no_information():
     )
 
 
+def test_every_site_and_one_of_each_orbit_agree_on_symmetric_crystals():
+    batch = prototypes()
+    every = cov.structure_fingerprints(batch.select([0, 5, 6]), every_site=True)
+    torch.testing.assert_close(
+        every, cov.structure_fingerprints(batch.select([0, 5, 6])), atol=1e-6, rtol=0.0
+    )
+
+
+def test_every_site_is_looked_at_in_crystals_that_are_not_valid_too():
+    wide = CrystalBatch.from_lists([14.0 * np.eye(3)], [[[0, 0, 0], [0.2, 0, 0]]], [[11, 17]])
+    crowded = CrystalBatch.from_lists([np.eye(3)], [[[0, 0, 0], [0.5, 0.5, 0.5]]], [[11, 17]])
+    batch = concatenate([wide, crowded])
+    assert bool(cov.structure_fingerprints(batch).isnan().all())
+    every = cov.structure_fingerprints(batch, every_site=True)
+    assert every.isnan().all(1).tolist() == [False, True]  # two atoms in 1 Å³ are too many
+
+
+def test_an_element_without_properties_is_near_nothing():
+    batch = prototypes().select([3])
+    heavy = CrystalBatch.from_lists([4.0 * np.eye(3)], [[[0, 0, 0]]], [[104]])
+    prints = cov.composition_fingerprints(concatenate([batch, heavy]))
+    assert cov.standardised(prints).isnan().all(1).tolist() == [False, True]
+    neon = CrystalBatch.from_lists([4.0 * np.eye(3)], [[[0, 0, 0]]], [[10]])
+    found = cov.composition_fingerprints(neon)
+    assert int(found.isnan().sum()) == 6  # no electronegativity
+    assert not bool(cov.standardised(found).isnan().any())
+
+
 def test_magpie_of_a_hand_count():
     rutile = prototypes().select([6])
     found = cov.composition_fingerprints(rutile).reshape(22, 6)
@@ -64,7 +93,7 @@ def test_magpie_of_a_hand_count():
     assert middle == pytest.approx((22 + 2 * 8) / 3)
     assert deviation == pytest.approx((28 / 3 + 2 * 14 / 3) / 3)
     # Oxygen has 4 p electrons of 6, titanium 2 d electrons of 10 and no p electrons.
-    unfilled_p = found[-4].tolist()
+    unfilled_p = found[14].tolist()
     assert unfilled_p[:2] == [0, 2]
 
 
@@ -72,14 +101,14 @@ def test_coverage_by_its_definition():
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.rand(30, 61, generator=rng).double() for _ in range(2))
     x, y = (3 * torch.randn(n, 132, generator=rng).double() for n in (30, 30))
-    scaler = torch.randn(50, 132, generator=rng).double() * torch.rand(132, generator=rng) + 2
-    scaler[:, 5] = 1.0  # a constant column divides by nothing
-    width = scaler.std(0).numpy()
-    width[5] = 1.0
+    middle, width = magpie_scaler()
+    x, y = (values * width + middle for values in (x, y))
+    x[0, 3] = torch.nan  # unknown of an element: the mean, 0 once standardised
     s = np.linalg.norm(a.numpy()[:, None] - b.numpy(), axis=-1)
-    c = np.linalg.norm((x.numpy()[:, None] - y.numpy()) / width, axis=-1)
+    scaled = [np.nan_to_num(((v - middle) / width).numpy(), nan=0.0) for v in (x, y)]
+    c = np.linalg.norm(scaled[0][:, None] - scaled[1], axis=-1)
     cutoffs = (float(np.median(s.min(0))), float(np.quantile(c.min(0), 0.7)))
-    found = cov.coverage((a, x), (b, y), scaler, cutoffs=cutoffs)
+    found = cov.coverage((a, x), (b, y), cutoffs=cutoffs)
     recall = (s.min(0) <= cutoffs[0]) & (c.min(0) <= cutoffs[1])
     precision = (s.min(1) <= cutoffs[0]) & (c.min(1) <= cutoffs[1])
     assert 0 < recall.sum() < 30
@@ -91,11 +120,11 @@ def test_coverage_by_its_definition():
 def test_a_set_covers_itself_and_failures_stay_in_the_denominator():
     batch = prototypes().select([1, 3, 8])
     prints = cov.structure_fingerprints(batch), cov.composition_fingerprints(batch)
-    whole = {m.name: m.value for m in cov.coverage(prints, prints, prints[1])}
+    whole = {m.name: m.value for m in cov.coverage(prints, prints)}
     assert whole["COV-R (0.4/10)"] == whole["COV-P (0.4/10)"] == 1.0
     broken = prints[0].clone()
     broken[0] = torch.nan
-    part = cov.coverage((broken, prints[1]), prints, prints[1])
+    part = cov.coverage((broken, prints[1]), prints)
     assert (part[1].numerator, part[1].denominator) == (2, 3)
     # Overlapping atoms get no fingerprint and stop nothing.
     thin = CrystalBatch.from_lists(

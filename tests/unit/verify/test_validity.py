@@ -89,6 +89,7 @@ def test_ratio_to_covalent_radii_includes_self_images():
 
 
 def test_geometry_vectors():
+    """T-5."""
     close = [cube(6.0, [[0, 0, 0], [d / 6.0, 0, 0]], [1, 1]) for d in (0.499, 0.5, 0.501)]
     limits = Limits()
     assert [check(x, limits)[0] for x in close] == [Fate.ATOMS_TOO_CLOSE, None, None]
@@ -121,6 +122,7 @@ INVALID = "Na2Cl NaCl3 KO2 Fe3O4 Mn3O4 Co3O4 LaB6 HeNe"
 
 
 def test_smact_vectors():
+    """T-6."""
     assert all(bool(smact_valid(of_formula(f))) for f in VALID.split())
     assert not any(bool(smact_valid(of_formula(f))) for f in INVALID.split())
     for formula in ("Fe3O4", "Mn3O4", "Co3O4"):

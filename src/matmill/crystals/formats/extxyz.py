@@ -105,12 +105,14 @@ def _frame(comment: str, atoms: list[str], row: int) -> Record:
         raise BrokenEntryError("an atom has no three coordinates", "Give x, y and z in Å.")
     if not abs(np.linalg.det(lattice)) > 1e-12:
         raise BrokenEntryError("the cell is flat or not finite", "Give three independent vectors.")
+    with np.errstate(all="ignore"):  # what is not finite here is told with its reason later
+        frac_coords = cart @ np.linalg.inv(lattice)
     values = {key: number for key, value in pairs.items() if (number := _number(value)) is not None}
     name = next((pairs[key] for key in _NAME_KEYS if key in pairs), None)
     return Record(
         row=row,
         lattice=lattice,
-        frac_coords=cart @ np.linalg.inv(lattice),
+        frac_coords=frac_coords,
         numbers=np.array([_atomic_number(kind) for kind in kinds]),
         name=name,
         values={key: value for key, value in values.items() if key not in _NAME_KEYS},

@@ -6,16 +6,15 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.symmetry import datasets
 from matmill.verify import coverage as fingerprints
-from matmill.verify.confidence import bootstrap, wilson
 from matmill.verify.patience import patiently
 from matmill.verify.scorecard import sameness
 from matmill.verify.scorecard.findings import Findings
-from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.number import Number, mean_of, share_of
 from matmill.verify.scorecard.subject import Subject
 from matmill.verify.statuses import Status
 
 MOST_SITES = 100
-"""Inequivalent sites of a crystal that are looked at: each costs 20 to 40 ms."""
+"""Sites of a crystal that are looked at at most: each costs 20 to 40 ms."""
 
 _SECONDS_EACH = 10.0  # more than so many sites cost; the number of sites decides, not the machine
 
@@ -30,34 +29,29 @@ def coverage(subject: Subject) -> Findings:
     rule = subject.protocol.coverage
     if rule.kind == "matches":
         return _by_matches(subject, subject.test)
-    wanted = torch.nonzero(subject.is_sound & (subject.room >= 0.5)).flatten().tolist()
+    usable = subject.is_sound & (subject.room >= 0.5)
+    if rule.sites == "all":
+        usable = torch.ones_like(usable)  # the original looks at crystals that are not valid, too
+    wanted = torch.nonzero(usable).flatten().tolist()
     mine = _structures(subject, subject.batch, wanted, "fingerprints")
     bad = [i for i in wanted if bool(torch.isnan(mine[i]).any())]
     reasons = [f"no neighbours could be told, over {MOST_SITES} sites, or too slow"] * len(bad)
     subject.mark(bad, Status.FINGERPRINT_FAILED, reasons)
     everyone = list(range(len(subject.test)))
     theirs = _structures(subject, subject.test, everyone, "fingerprints of the test set")
-    training = subject.test if subject.reference is None else subject.reference
     near = fingerprints.nearest(
         (mine, fingerprints.composition_fingerprints(subject.batch)),
         (theirs, fingerprints.composition_fingerprints(subject.test)),
-        fingerprints.composition_fingerprints(training),
     )
     cutoffs = (rule.structure_cutoff, rule.composition_cutoff)
     is_covered = [(s <= cutoffs[0]) & (c <= cutoffs[1]) for s, c in near]
     name = f"({cutoffs[0]:g}/{cutoffs[1]:g})"
-    hits, n = int(is_covered[1].sum()), len(subject.test)
-    low, high = wilson(hits, n)
-    recall = Number(
-        key="cov_r",
-        label=f"COV-R {name}",
-        value=hits / n,
-        low=low,
-        high=high,
-        numerator=hits,
-        denominator=n,
-        of="of the test set",
-        is_share=True,
+    recall = share_of(
+        "cov_r",
+        f"COV-R {name}",
+        int(is_covered[1].sum()),
+        len(subject.test),
+        "of the test set",
         note="grows with the number of samples",
     )
     precision = subject.share("cov_p", f"COV-P {name}", is_covered[0])
@@ -80,8 +74,11 @@ def coverage(subject: Subject) -> Findings:
 
 def _structures(subject: Subject, batch: CrystalBatch, rows: list[int], stage: str) -> Tensor:
     """Return structure fingerprints; NaN for crystals that were not asked for, or that fail."""
+    every_site = subject.protocol.coverage.sites == "all"
 
     def count(part: list[int]) -> list[int]:
+        if every_site:
+            return batch.n_atoms[part].tolist()
         found = datasets(batch.select(part), symprec=0.01)
         sizes = batch.n_atoms[part].tolist()
         return [
@@ -92,7 +89,9 @@ def _structures(subject: Subject, batch: CrystalBatch, rows: list[int], stage: s
     n_sites, _ = patiently(count, rows)
     wanted = [row for row in rows if n_sites.get(row, MOST_SITES + 1) <= MOST_SITES]
     found, _ = patiently(
-        lambda part: list(fingerprints.structure_fingerprints(batch.select(part))),
+        lambda part: list(
+            fingerprints.structure_fingerprints(batch.select(part), every_site=every_site)
+        ),
         wanted,
         seconds=_SECONDS_EACH,
         chunk=1,
@@ -125,14 +124,4 @@ def _by_matches(subject: Subject, test: CrystalBatch) -> Findings:
 
 
 def _mean(key: str, label: str, values: Tensor, seed: int) -> Number:
-    good = values[torch.isfinite(values)].numpy()
-    low, high = bootstrap(good, lambda v: float(v.mean()), seed=seed)
-    return Number(
-        key=key,
-        label=label,
-        value=float(good.mean()) if len(good) else float("nan"),
-        low=low,
-        high=high,
-        denominator=len(good),
-        of="with fingerprints",
-    )
+    return mean_of(key, label, values.numpy(), "with fingerprints", seed=seed)

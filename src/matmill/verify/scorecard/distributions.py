@@ -8,7 +8,9 @@ from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.facts import density, n_elements, volume_per_atom
+from matmill.randomness import child
 from matmill.verify.confidence import bootstrap
+from matmill.verify.distributions import MOST_COMPARED, mmd
 from matmill.verify.metrics import wasserstein
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.number import Number
@@ -50,12 +52,17 @@ def distributions(subject: Subject) -> Findings:
         return Findings(notes=[f"no crystal is {of}: no distribution to compare"])
     batch = subject.batch.select(rows.tolist())
     quantities = {key: OF[key] for key in rule.quantities}
+    if "density" in quantities:
+        label, unit, _ = quantities["density"]
+        quantities["density"] = label, unit, lambda batch: density(batch, masses=rule.masses)
     if subject.energies is not None:
         quantities["energy"] = ("predicted energy", "eV/atom", subject.energies)
     numbers = []
     for key, (label, unit, values_of) in quantities.items():
         mine, theirs = values_of(batch).double(), values_of(reference).double()
         numbers += _distance(key, label, unit, mine, theirs, name, of, subject.seed)
+        if key in rule.kernel:
+            numbers.append(_kernel(key, label, unit, mine, theirs, name, of, subject.seed))
     return Findings(numbers=numbers)
 
 
@@ -95,3 +102,25 @@ def _distance(
             note="so many crystals of the set itself against the rest of it",
         ),
     ]
+
+
+def _kernel(
+    key: str, label: str, unit: str, mine: Tensor, theirs: Tensor, name: str, of: str, seed: int
+) -> Number:
+    """Return the maximum mean discrepancy to a draw from the reference, and that of its rest."""
+    rng = child(seed, "kernel", key)
+    mine, theirs = (v[torch.isfinite(v)] for v in (mine, theirs))
+    mine, theirs = (v[torch.randperm(len(v), generator=rng)] for v in (mine, theirs))
+    n = min(len(mine), len(theirs) // 2, MOST_COMPARED)
+    rest = theirs[n : n + MOST_COMPARED]
+    value, width = mmd(mine[:MOST_COMPARED], rest)
+    floor, _ = mmd(theirs[:n], rest, width=width)
+    return Number(
+        key=f"mmd_{key}",
+        label=f"{label}, maximum mean discrepancy",
+        value=value,
+        denominator=min(len(mine), MOST_COMPARED),
+        of=of,
+        note=f"against the {name} set, width {width:.3g} {unit}; so many of the set itself against "
+        f"the rest of it: {floor:.3g}",
+    )

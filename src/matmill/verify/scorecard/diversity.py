@@ -1,26 +1,20 @@
 """How varied the set is, how far from the training set, and how scarce what it is made of."""
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from matmill.randomness import child
-from matmill.verify.confidence import bootstrap
-from matmill.verify.continuous import uniqueness_scores
-from matmill.verify.distances import embed
 from matmill.verify.diversity import diversity as effective_numbers
 from matmill.verify.drift import combined_supply_risk, lanthanide_share, radioactive_share
-from matmill.verify.known_prints import KnownPrints
 from matmill.verify.metrics import Metric
 from matmill.verify.scorecard.findings import Findings
-from matmill.verify.scorecard.number import Number
-from matmill.verify.scorecard.subject import Subject
+from matmill.verify.scorecard.number import Number, mean_of
+from matmill.verify.scorecard.subject import CONTINUOUS, Subject
 
-KIND = "elmd+amd"
-"""Distance of the continuous forms: composition and geometry, see `distances.KINDS`."""
-
+_LABELS = {
+    "uniqueness": "continuous uniqueness",
+    "novelty": "continuous novelty, nearest of the reference",
+}
 _KEYS = (
     "effective_elements",
     "effective_space_groups",
@@ -47,20 +41,14 @@ def diversity(subject: Subject) -> Findings:
     )
     note = "1 for copies of one; grows with the set, so compare sets of one size"
     numbers = [_plain(key, m, note) for key, m in zip(_KEYS, found, strict=True)]
-    embedding = embed(batch, KIND)
-    scores = {"uniqueness": ("continuous uniqueness", uniqueness_scores(embedding))}
     notes = []
     if subject.reference is None:
         notes.append("continuous novelty is the distance to --reference")
-    else:
-        known = KnownPrints.build(subject.reference, name="reference", on_event=subject.on_event)
-        scores["novelty"] = ("continuous novelty, nearest of the reference", known.novelty(batch))
     columns = {}
-    for key, (label, values) in scores.items():
-        numbers.append(_mean(f"continuous_{key}", f"{label} ({KIND})", values, subject.seed))
-        column = torch.full((len(subject.batch),), torch.nan, dtype=torch.float64)
-        column[rows] = values
-        columns[f"continuous_{key}"] = column
+    for key, values in subject.continuous.items():
+        label = f"{_LABELS[key]} ({CONTINUOUS})"
+        numbers.append(_mean(f"continuous_{key}", label, values, subject.seed))
+        columns[f"continuous_{key}"] = values
     numbers += [
         _share("lanthanides", lanthanide_share(batch)),
         _share("radioactive", radioactive_share(batch)),
@@ -93,15 +81,5 @@ def _share(key: str, metric: Metric) -> Number:
 
 
 def _mean(key: str, label: str, values: Tensor, seed: int) -> Number:
-    known = values[torch.isfinite(values)].numpy()
-    low, high = bootstrap(known, np.mean, seed=seed) if len(known) else (math.nan, math.nan)
-    return Number(
-        key=key,
-        label=label,
-        value=float(known.mean()) if len(known) else math.nan,
-        low=low,
-        high=high,
-        denominator=len(known),
-        of="with a fingerprint",
-        note="0 for copies, towards 1 for what is like nothing else",
-    )
+    note = "0 for copies, towards 1 for what is like nothing else"
+    return mean_of(key, label, values.numpy(), "with a fingerprint", seed=seed, note=note)

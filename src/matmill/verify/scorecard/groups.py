@@ -17,6 +17,8 @@ from matmill.verify.scorecard.prediction import prediction
 from matmill.verify.scorecard.stability import stability
 from matmill.verify.scorecard.subject import Subject
 from matmill.verify.scorecard.symmetry import symmetry
+from matmill.verify.scorecard.targets import targets
+from matmill.verify.scorecard.vsun import vsun
 
 Group = Callable[[Subject], Findings]
 
@@ -29,5 +31,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("Coverage", coverage),
     ("Stability", stability),
     ("Several potentials", ensemble),
+    ("Validity, stability, uniqueness and novelty as degrees", vsun),
+    ("Targets", targets),
     ("Structure prediction", prediction),
 )

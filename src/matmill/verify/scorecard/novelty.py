@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from matmill.crystals.batch import CrystalBatch
 from matmill.verify.scorecard import sameness
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.number import Number
 from matmill.verify.scorecard.subject import Same, Subject
+from matmill.verify.statuses import Status
 
 
 def novelty(subject: Subject) -> Findings:
@@ -21,12 +23,17 @@ def novelty(subject: Subject) -> Findings:
         relaxed = subject.relaxation
         masks = masks_of(subject.same_relaxed, len(relaxed.batch))
         good = {key: relaxed.spread(mask, n) for key, mask in masks.items()}
+        good |= {
+            key: relaxed.spread(mask, n)
+            for key, mask in _framework_masks(subject, relaxed.batch, masks).items()
+        }
         return Findings(
             numbers=_shares(subject, good, f"{name}, relaxed", tried_only=True),
             columns={f"is_{key}": mask for key, mask in good.items()},
         )
     same = subject.same
     good = masks_of(same, n)
+    good |= _framework_masks(subject, subject.batch, good)
     numbers = _shares(subject, good, name, tried_only=False)
     if rule.uniqueness == "pairs":
         numbers[0] = _by_pairs(subject)
@@ -55,6 +62,20 @@ def masks_of(same: Same, n: int) -> dict[str, Tensor]:
     return masks
 
 
+def _framework_masks(
+    subject: Subject, batch: CrystalBatch, masks: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return which novel crystals stay so when lanthanides are one element, and which do not."""
+    if "train_novel" not in masks:
+        return {}
+    rows = torch.nonzero(masks["novel"] & masks["train_novel"]).flatten().tolist()
+    found = subject.frameworks(batch, rows)
+    return {
+        "framework_novel": _mask(len(batch), [i for i in rows if found[i] is None]),
+        "lanthanide_swap": _mask(len(batch), [i for i in rows if found[i] is not None]),
+    }
+
+
 def _shares(
     subject: Subject, good: dict[str, Tensor], name: str, *, tried_only: bool
 ) -> list[Number]:
@@ -64,6 +85,14 @@ def _shares(
         "novel": (f"novel ({name})", f"not in {index.name}"),
         "train_novel": ("not in the training set", "by the matcher, against --reference"),
         "unique_novel": ("unique and novel", "novel by the index and by the training set"),
+        "framework_novel": (
+            "novel as a framework",
+            "novel, and not in the training set when all lanthanides are one element",
+        ),
+        "lanthanide_swap": (
+            "novel by a swap of lanthanides alone",
+            "a training crystal with another lanthanide",
+        ),
     }
     return [
         subject.share(key, labels[key][0], mask, tried_only=tried_only, note=labels[key][1])
@@ -74,7 +103,8 @@ def _shares(
 def _by_pairs(subject: Subject) -> Number:
     rule = subject.protocol.matching
     rows = torch.nonzero(subject.among(rule.among)).flatten().tolist()
-    value, _ = sameness.pair_density(subject.batch, rows, rule.tolerance)
+    value, failed = sameness.pair_density(subject.batch, rows, rule.tolerance)
+    subject.mark(list(failed), Status.MATCHER_TIMEOUT, list(failed.values()))
     return Number(
         key="unique_pairs",
         label="uniqueness as one minus the density of pairs that match",

@@ -4,6 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from matmill.verify.confidence import bootstrap, wilson
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
@@ -74,3 +78,59 @@ class Number:
             for name, value in values.items()
         }
         return cls(**whole)
+
+
+def share_of(key: str, label: str, hits: int, n: int, of: str, *, note: str = "") -> Number:
+    """Return a share with Wilson's interval; NaN when there is nothing to count.
+
+    Args:
+        key: Name for programs.
+        label: Name for people.
+        hits: How many.
+        n: Out of how many.
+        of: What the denominator counts.
+        note: What one must know.
+    """
+    low, high = wilson(hits, n) if n else (math.nan, math.nan)
+    return Number(
+        key=key,
+        label=label,
+        value=hits / n if n else math.nan,
+        low=low,
+        high=high,
+        numerator=hits,
+        denominator=n,
+        of=of,
+        is_share=True,
+        note=note,
+    )
+
+
+def mean_of(
+    key: str, label: str, values: np.ndarray, of: str, *, seed: int, unit: str = "", note: str = ""
+) -> Number:
+    """Return the mean of the finite values with a bootstrap interval; NaN when there are none.
+
+    Args:
+        key: Name for programs.
+        label: Name for people.
+        values: One each.
+        of: What the denominator counts.
+        seed: Of the resamples.
+        unit: Of the values.
+        note: What one must know.
+    """
+    good = np.asarray(values, dtype=float)
+    good = good[np.isfinite(good)]
+    low, high = bootstrap(good, lambda v: float(v.mean()), seed=seed)
+    return Number(
+        key=key,
+        label=label,
+        value=float(good.mean()) if len(good) else math.nan,
+        low=low,
+        high=high,
+        denominator=len(good),
+        of=of,
+        unit=unit,
+        note=note,
+    )

@@ -15,7 +15,8 @@ from matmill.verify.published import TABLES
 from matmill.verify.samples import Samples
 from matmill.verify.scorecard.card import Scorecard
 from matmill.verify.scorecard.distributions import OF
-from matmill.verify.scorecard.symmetry import drawn, groups_of
+from matmill.verify.scorecard.space_groups import groups_of
+from matmill.verify.scorecard.symmetry import drawn
 from matmill.verify.statuses import Status
 
 N_SHOWN = 6

@@ -7,13 +7,14 @@ import numpy as np
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.matching import Matcher
 from matmill.errors import InputError
-from matmill.verify.confidence import bootstrap, wilson
 from matmill.verify.patience import patiently
 from matmill.verify.samples import as_samples
 from matmill.verify.scorecard.findings import Findings
-from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.number import Number, mean_of, share_of
 from matmill.verify.scorecard.subject import Subject
 from matmill.verify.statuses import Status
+
+_UNIT = "in units of (volume / atom)^(1/3)"
 
 
 def prediction(subject: Subject) -> Findings:
@@ -111,38 +112,13 @@ def _truth_valid(subject: Subject, truth: CrystalBatch) -> list[bool]:
 
 
 def _rate(key: str, label: str, rms: np.ndarray) -> Number:
-    hits, n = int(np.isfinite(rms).sum()), len(rms)
-    low, high = wilson(hits, n)
-    return Number(
-        key=key,
-        label=label,
-        value=hits / n if n else float("nan"),
-        low=low,
-        high=high,
-        numerator=hits,
-        denominator=n,
-        of="of the test set",
-        is_share=True,
-    )
+    return share_of(key, label, int(np.isfinite(rms).sum()), len(rms), "of the test set")
 
 
 def _rmse(key: str, label: str, rms: np.ndarray, seed: int) -> Number:
-    return _average(key, label, rms[np.isfinite(rms)], "matches", seed)
+    return mean_of(key, label, rms, "matches", seed=seed, note=_UNIT)
 
 
 def _crmse(key: str, label: str, rms: np.ndarray, stol: float, seed: int) -> Number:
-    return _average(key, label, np.where(np.isfinite(rms), rms, stol), "of the test set", seed)
-
-
-def _average(key: str, label: str, values: np.ndarray, of: str, seed: int) -> Number:
-    low, high = bootstrap(values, lambda v: float(v.mean()), seed=seed)
-    return Number(
-        key=key,
-        label=label,
-        value=float(values.mean()) if len(values) else float("nan"),
-        low=low,
-        high=high,
-        denominator=len(values),
-        of=of,
-        note="in units of (volume / atom)^(1/3)",
-    )
+    values = np.where(np.isfinite(rms), rms, stol)
+    return mean_of(key, label, values, "of the test set", seed=seed, note=_UNIT)

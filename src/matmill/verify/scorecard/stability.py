@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from matmill.verify.confidence import bootstrap
 from matmill.verify.hull import FEW
 from matmill.verify.joint_hull import energy_above_joint
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.novelty import masks_of
-from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.number import Number, mean_of
 from matmill.verify.scorecard.subject import Subject
 
 _RMSD_LABELS = {
@@ -134,15 +133,5 @@ def newness(subject: Subject) -> tuple[Tensor, str]:
 
 
 def _mean(subject: Subject, key: str, label: str, values: Tensor, unit: str) -> Number:
-    good = values[torch.isfinite(values)].double().numpy()
-    low, high = bootstrap(good, lambda v: float(v.mean()), seed=subject.seed)
-    return Number(
-        key=key,
-        label=f"{label}, mean",
-        value=float(good.mean()) if len(good) else float("nan"),
-        low=low,
-        high=high,
-        denominator=len(good),
-        of="converged",
-        unit=unit,
-    )
+    label = f"{label}, mean"
+    return mean_of(key, label, values.double().numpy(), "converged", seed=subject.seed, unit=unit)

@@ -5,9 +5,9 @@ mark of a sample is its status.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,19 +16,24 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.facts import density
 from matmill.crystals.lattice import to_parameters
-from matmill.crystals.symmetry import find
 from matmill.progress import Event, OnEvent, ignore
 from matmill.verify.charges import composition_kinds, smact_valid
-from matmill.verify.confidence import wilson
+from matmill.verify.continuous import uniqueness_scores
+from matmill.verify.distances import embed
+from matmill.verify.drift import LANTHANIDES
+from matmill.verify.frameworks import merge_lanthanides
 from matmill.verify.hull import Hull
+from matmill.verify.judging import Aim
+from matmill.verify.known_prints import KnownPrints
 from matmill.verify.novelty import KnownIndex
 from matmill.verify.patience import patiently
 from matmill.verify.potentials import Potential, load_chgnet
 from matmill.verify.protocols import Protocol
 from matmill.verify.samples import Samples
 from matmill.verify.scorecard import sameness
-from matmill.verify.scorecard.number import Number
+from matmill.verify.scorecard.number import Number, share_of
 from matmill.verify.scorecard.relaxed import Relaxation, RelaxElsewhere, relax_patiently
+from matmill.verify.scorecard.space_groups import groups_of
 from matmill.verify.statuses import Status
 from matmill.verify.validity import (
     roomy_by_radii,
@@ -38,6 +43,12 @@ from matmill.verify.validity import (
 
 ROOM_FOR_SYMMETRY = 5.0
 """Atoms must be so many times the tolerance apart for symmetry to be searched."""
+
+LEAST_ROOM_A = 0.1
+"""And so many Å: of cells that small the search takes gigabytes of memory, which no timer stops."""
+
+CONTINUOUS = "elmd+amd"
+"""Distance of the continuous forms: composition and geometry, see `distances.KINDS`."""
 
 Energies = Callable[[CrystalBatch], Float[Tensor, " n"]]
 """Predicts an energy in eV/atom of each crystal."""
@@ -77,6 +88,8 @@ class Subject:
         relax_elsewhere: Relaxes in other processes; everything happens here unless given.
         others: Further potentials, each with the hull that its energies compare with.
         energies: Predicts energies whose distribution is compared.
+        aims: What the samples were asked to be, and who says whether they are.
+        unasked: Samples of the same generator that nobody asked for anything.
         seed: Of draws and resamples.
         on_event: Told about the progress.
         status: Of each entry.
@@ -95,6 +108,8 @@ class Subject:
     relax_elsewhere: RelaxElsewhere | None = None
     others: Sequence[tuple[Potential, Hull]] = ()
     energies: Energies | None = None
+    aims: Sequence[Aim] = ()
+    unasked: CrystalBatch | None = None
     seed: int = 0
     on_event: OnEvent = ignore
     status: list[Status] = field(init=False)
@@ -192,7 +207,8 @@ class Subject:
         """Return each crystal's space group, 1 where none was found, and whether one was."""
         if symprec not in self._groups:
             # Where atoms are as near as the tolerance, the search has no meaning and no end.
-            rows = torch.nonzero(self.room >= ROOM_FOR_SYMMETRY * symprec).flatten().tolist()
+            least = max(ROOM_FOR_SYMMETRY * symprec, LEAST_ROOM_A)
+            rows = torch.nonzero(self.room >= least).flatten().tolist()
             report = self.reporter(f"symmetry {symprec:g}", len(rows))
             numbers, was_found, failed = groups_of(self.batch, self.protocol, symprec, rows, report)
             self._groups[symprec] = numbers, was_found
@@ -218,8 +234,41 @@ class Subject:
     @cached_property
     def same_relaxed(self) -> Same:
         """What the matcher says of the relaxed crystals, by their place among those relaxed."""
-        relaxed = self.relaxation.batch
-        return self.compare(relaxed, torch.nonzero(self.relaxation.converged).flatten().tolist())
+        relaxed = self.relaxation
+        same = self.compare(relaxed.batch, torch.nonzero(relaxed.converged).flatten().tolist())
+        crystals = [int(relaxed.rows[i]) for i in same.failed]
+        self.mark(crystals, Status.MATCHER_TIMEOUT, list(same.failed.values()))
+        return same
+
+    def frameworks(self, batch: CrystalBatch, rows: Sequence[int]) -> dict[int, int | None]:
+        """Return the training crystal that each of these is once all lanthanides are one element.
+
+        None for none; what took too long is left out. Only crystals with a lanthanide can change.
+        """
+        if self.reference is None:
+            return {}
+        has = torch.isin(batch.atomic_numbers, torch.tensor(LANTHANIDES))
+        owners = set(batch.crystal_index[has].tolist())
+        wanted = [row for row in rows if row in owners]
+        merged, known = merge_lanthanides(batch), merge_lanthanides(self.reference)
+        tolerance = self.protocol.matching.tolerance
+        found, _ = sameness.in_set(merged, wanted, known, tolerance) if wanted else ({}, {})
+        return {row: found.get(row) if row in owners else None for row in rows}
+
+    @cached_property
+    def continuous(self) -> dict[str, Float[Tensor, " n_crystals"]]:
+        """Uniqueness, and with a training set novelty, as distances; NaN without a fingerprint."""
+        rows = torch.nonzero(self.is_sound).flatten()
+        batch = self.batch.select(rows.tolist()).to(dtype=torch.float64)
+        scores = {"uniqueness": uniqueness_scores(embed(batch, CONTINUOUS))}
+        if self.reference is not None:
+            known = KnownPrints.build(self.reference, name="reference", on_event=self.on_event)
+            scores["novelty"] = known.novelty(batch)
+        spread = {}
+        for key, values in scores.items():
+            spread[key] = torch.full((len(self.batch),), torch.nan, dtype=torch.float64)
+            spread[key][rows] = values
+        return spread
 
     def compare(self, batch: CrystalBatch, rows: list[int]) -> Same:
         """Compare crystals with each other, with known ones and with the training set."""
@@ -299,20 +348,8 @@ class Subject:
         hits = int(good.sum())
         if self.protocol.denominator == "valid" and not is_check:
             hits, n, of = hits_valid, n_valid, "valid"
-        low, high = wilson(hits, n) if n else (float("nan"), float("nan"))
-        return Number(
-            key=key,
-            label=label,
-            value=hits / n if n else float("nan"),
-            low=low,
-            high=high,
-            numerator=hits,
-            denominator=n,
-            of=of,
-            is_share=True,
-            per_valid=float("nan") if is_check or not n_valid else hits_valid / n_valid,
-            note=note,
-        )
+        per_valid = float("nan") if is_check or not n_valid else hits_valid / n_valid
+        return replace(share_of(key, label, hits, n, of, note=note), per_valid=per_valid)
 
     def _relaxed_by(
         self, potential: Potential, hull: Hull, elsewhere: RelaxElsewhere | None = None
@@ -332,43 +369,6 @@ class Subject:
         found, _ = patiently(lambda part: of(self.batch.select(part)).tolist(), rows, chunk=1000)
         values = [found.get(i, float("nan")) for i in rows]
         return torch.tensor(values, dtype=torch.float64)
-
-
-def groups_of(
-    batch: CrystalBatch,
-    protocol: Protocol,
-    symprec: float,
-    rows: Sequence[int] | None = None,
-    on_done: Callable[[int], None] | None = None,
-) -> tuple[Tensor, Bool[Tensor, " n_crystals"], dict[int, str]]:
-    """Return space-group numbers by a protocol's library, 1 where none is found in time.
-
-    Args:
-        batch: The crystals.
-        protocol: For library and tolerance on angles.
-        symprec: Tolerance in Å.
-        rows: Crystals that are searched; all unless given.
-        on_done: Told how many are finished.
-
-    Returns:
-        Numbers, where one was found, and the reason where the search broke.
-    """
-    rule = protocol.symmetry
-
-    def search(part: list[int]) -> list[tuple[int, bool]]:
-        answer: Any = find(
-            batch.select(part),
-            symprec=symprec,
-            library=rule.library,
-            angle_tolerance=rule.angle_tolerance_degrees,
-        )
-        return list(zip(answer.number.tolist(), answer.found.tolist(), strict=True))
-
-    wanted = range(len(batch)) if rows is None else rows
-    found, failed = patiently(search, wanted, on_done=on_done)
-    answers = [found.get(i, (1, False)) for i in range(len(batch))]
-    numbers = torch.tensor([number for number, _ in answers], dtype=torch.int64)
-    return numbers, torch.tensor([good for _, good in answers], dtype=torch.bool), failed
 
 
 def _plausible(batch: CrystalBatch) -> Tensor:

@@ -14,7 +14,8 @@ from matmill.verify.distributions import jensen_shannon
 from matmill.verify.metrics import wasserstein
 from matmill.verify.scorecard.findings import Findings
 from matmill.verify.scorecard.number import Number
-from matmill.verify.scorecard.subject import Subject, groups_of
+from matmill.verify.scorecard.space_groups import groups_of
+from matmill.verify.scorecard.subject import Subject
 
 MOST_REFERENCE = 5000
 """Crystals of a reference whose symmetry is searched; more make nothing sharper."""
