@@ -72,9 +72,11 @@ class RayWorkers:
         items: Sequence[Any],
         *,
         on_done: OnDone | None = None,
+        timeout_s: float | None = None,
     ) -> list[Outcome]:
         """Return the outcome of each item, in order; see `campaign.workers.Workers.map`."""
         code = pickle.dumps(function)
+        limit = self.timeout_s if timeout_s is None else timeout_s
         self._prepare(code, min(self.n_workers, len(items)))
         waiting = deque(range(len(items)))
         outcomes: dict[int, Outcome] = {}
@@ -84,8 +86,8 @@ class RayWorkers:
                 for actor in self._actors:
                     if waiting and actor.is_free:
                         position = waiting.popleft()
-                        actor.start(position, items[position], self.timeout_s)
-                for position, outcome, crashed in self._collect(code):
+                        actor.start(position, items[position], limit)
+                for position, outcome, crashed in self._collect(code, limit):
                     crashes[position] += crashed
                     if crashed and crashes[position] <= RETRIES_AFTER_CRASH:
                         waiting.appendleft(position)
@@ -116,7 +118,7 @@ class RayWorkers:
         while len(self._actors) < n_workers:
             self._actors.append(_Actor(self._ray, self.memory_gb, code))
 
-    def _collect(self, code: bytes) -> list[tuple[int, Outcome, bool]]:
+    def _collect(self, code: bytes, limit: float) -> list[tuple[int, Outcome, bool]]:
         """Wait until something happens and return the tasks that ended, and whether by a crash."""
         ended = []
         busy = {actor.answer: actor for actor in self._actors if actor.answer is not None}
@@ -127,8 +129,8 @@ class RayWorkers:
             position, seconds = actor.position, actor.busy_s
             error, crashed = None, False
             if actor in late:
-                limit = self.timeout_s if position is not None else LOAD_TIMEOUT_S
-                error = f"took longer than {limit:g} s"
+                most = limit if position is not None else LOAD_TIMEOUT_S
+                error = f"took longer than {most:g} s"
             else:
                 try:
                     kind, outcome = actor.receive()
@@ -254,6 +256,9 @@ def _connect(ray: ModuleType, n_workers: int, address: str | None) -> None:
         ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = address or "on this machine"
+        if "timeout" in str(error):
+            hint = "Is the port its client port? Does it want a token (RAY_AUTH_MODE=token)?"
+            raise InputError(f"The Ray cluster {where} does not answer. {hint}") from error
         raise InputError(f"The Ray cluster {where} cannot be used: {_first_line(error)}") from error
 
 

@@ -68,6 +68,7 @@ class Workers(Protocol):
         items: Sequence[Any],
         *,
         on_done: OnDone | None = None,
+        timeout_s: float | None = None,
     ) -> list[Outcome]:
         """Return the outcome of ``function(item)`` for each item, in order.
 
@@ -75,6 +76,7 @@ class Workers(Protocol):
             function: Picklable; sent to each worker once, so it may hold what it has loaded.
             items: Picklable arguments.
             on_done: Called with (position, outcome) as tasks finish, in any order.
+            timeout_s: Longest time a task may take, in seconds; that of the workers when None.
         """
         ...
 
@@ -95,8 +97,10 @@ class InlineWorkers:
         items: Sequence[Any],
         *,
         on_done: OnDone | None = None,
+        timeout_s: float | None = None,
     ) -> list[Outcome]:
-        """Return the outcome of each item."""
+        """Return the outcome of each item; nothing is stopped after any time."""
+        del timeout_s
         outcomes = []
         for position, item in enumerate(items):
             start = time.perf_counter()
@@ -141,9 +145,11 @@ class LocalWorkers:
         items: Sequence[Any],
         *,
         on_done: OnDone | None = None,
+        timeout_s: float | None = None,
     ) -> list[Outcome]:
         """Return the outcome of each item, in order; see `Workers.map`."""
         code = pickle.dumps(function)
+        limit = self.timeout_s if timeout_s is None else timeout_s
         self._prepare(code, min(self.n_workers, len(items)))
         waiting = deque(range(len(items)))
         outcomes: dict[int, Outcome] = {}
@@ -153,8 +159,8 @@ class LocalWorkers:
                 for worker in self._workers:
                     if waiting and worker.is_free:
                         position = waiting.popleft()
-                        worker.start(position, items[position], self.timeout_s)
-                for position, outcome, crashed in self._collect(code):
+                        worker.start(position, items[position], limit)
+                for position, outcome, crashed in self._collect(code, limit):
                     crashes[position] += crashed
                     if crashed and crashes[position] <= RETRIES_AFTER_CRASH:
                         waiting.appendleft(position)
@@ -180,7 +186,7 @@ class LocalWorkers:
         while len(self._workers) < n_workers:
             self._workers.append(_Worker(self.memory_gb, code))
 
-    def _collect(self, code: bytes) -> list[tuple[int, Outcome, bool]]:
+    def _collect(self, code: bytes, limit: float) -> list[tuple[int, Outcome, bool]]:
         """Wait until something happens and return the tasks that ended, and whether by a crash."""
         ended = []
         deadline = min((worker.deadline for worker in self._workers), default=0.0)
@@ -196,8 +202,8 @@ class LocalWorkers:
                     continue
                 if time.monotonic() < worker.deadline:
                     continue
-                limit = self.timeout_s if task is not None else LOAD_TIMEOUT_S
-                error = f"took longer than {limit:g} s"
+                most = limit if task is not None else LOAD_TIMEOUT_S
+                error = f"took longer than {most:g} s"
             except EOFError:
                 error, crashed = worker.cause_of_death(self.memory_gb)
             worker.kill()

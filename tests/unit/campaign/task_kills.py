@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import campaign_tasks as tasks  # noqa: E402
+import campaign_tasks as tasks
 
-from matmill.campaign.store import Store  # noqa: E402
-from matmill.campaign.tasks import TaskBoard  # noqa: E402
-from matmill.campaign.workers import InlineWorkers  # noqa: E402
-from matmill.progress import ignore  # noqa: E402
+from matmill.campaign.store import Store
+from matmill.campaign.tasks import TaskBoard
+from matmill.campaign.workers import InlineWorkers
+from matmill.progress import ignore
 
 N_TASKS = 12
 

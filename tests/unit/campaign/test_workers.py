@@ -48,6 +48,8 @@ def test_a_bad_task_costs_itself_only(make):
     assert outcomes["eat"].error == "needed more than 0.5 GB of memory"
     assert "cannot be sent" in outcomes["unsendable"].error
     assert [x.value for x in workers.map(tasks.square, [3, 4])] == [9, 16]
+    (short,) = workers.map(tasks.misbehave, ["hang"], timeout_s=0.5)
+    assert short.error == "took longer than 0.5 s"
 
 
 def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
