@@ -40,6 +40,11 @@ class Database:
             With ``?schema=gap2``, several stores share one PostgreSQL database.
         patience_s: How long to wait for another process that is writing, in seconds.
 
+    Attributes:
+        shown: Where it is, for people.
+        address: Where it is, for opening it again; a password is left out.
+        file: The SQLite file; None for a server.
+
     Raises:
         StoreError: If the URL cannot be used, or the package that speaks to it is missing.
     """
@@ -48,12 +53,14 @@ class Database:
         self.patience_s = patience_s
         parsed = _parse(url)
         self.shown = parsed.render_as_string(hide_password=True)
+        self.address = _without_password(parsed).render_as_string()
         self.file = None
         self.schema = ""
         if parsed.get_backend_name() == "sqlite":
             self.shown = self.shown.removeprefix("sqlite:///")
             if parsed.database not in (None, "", ":memory:"):
                 self.file = Path(str(parsed.database))
+                self.address = str(self.file.absolute())
             self.engine = self._sqlite(parsed)
         else:
             parsed, self.schema = _without_schema(parsed)
@@ -209,6 +216,12 @@ def _parse(url: str | Path) -> URL:
             "postgresql://user@host/database."
         )
     return parsed
+
+
+def _without_password(url: URL) -> URL:
+    return URL.create(
+        url.drivername, url.username, None, url.host, url.port, url.database, url.query
+    )
 
 
 def _without_schema(url: URL) -> tuple[URL, str]:

@@ -8,7 +8,7 @@ the next update.
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from matmill.campaign.budget import Budget
 from matmill.campaign.database import put
 from matmill.campaign.evaluators import FAILED, OK, TIMED_OUT, Cost, settings_hash
 from matmill.campaign.handout import SETTLE_S, Answers, Wanted, read_answers, write_batch
-from matmill.campaign.records import Evaluation
+from matmill.campaign.records import Candidate, Evaluation
 from matmill.campaign.schema import evaluation, round_value, submission, to_json
 from matmill.campaign.store import Store
 from matmill.crystals.batch import CrystalBatch
@@ -122,6 +122,7 @@ class ExternalEvaluator:
             charges = self.cost.charges()
             granted = budget.grant([(f"{self.hash}/{one}", charges) for one in new])
             new = [one for one, may in zip(new, granted, strict=True) if may]
+        name = None
         if new:
             digest = hashlib.sha256("/".join([self.hash, *new]).encode()).hexdigest()
             name, now = f"batch-{digest[:12]}", time.time()
@@ -141,7 +142,7 @@ class ExternalEvaluator:
                 self.store.add_structures(picked, connection=connection)
                 put(connection, submission, rows, keep=True)
         self._write_folders()
-        return name if new else None
+        return name
 
     def collect(self) -> Collected:
         """Take in what has arrived, and give up what is overdue.
@@ -180,6 +181,10 @@ class ExternalEvaluator:
             for name, rows in groups.items()
         ]
         return sorted(states, key=lambda state: (state.submitted, state.name))
+
+    def asked(self) -> set[str]:
+        """Return the crystals that were handed out, answered or not."""
+        return {*self._rows()}
 
     def is_ready(self, share: float = SHARE) -> bool:
         """Return whether the newest batch is back far enough for an update."""
@@ -335,3 +340,36 @@ def _wanted(column: str, given: tuple[float, float] | None) -> Wanted:
         )
     low, high = given or (quantity.low, quantity.high)  # pyright: ignore[reportOptionalMemberAccess]
     return Wanted(column=column, unit=quantity.unit if quantity else "", low=low, high=high)
+
+
+def collect_all(store: Store) -> list[str]:
+    """Take in what external evaluators of a store have answered; return lines for people."""
+    lines = []
+    for evaluator in reopen(store):
+        found = evaluator.collect()
+        lines += found.problems
+        if found.new or found.n_out:
+            lines.append(
+                f"{evaluator.name} answered {len(found.new)} crystals since the last look; "
+                f"{found.n_out} are still out in {evaluator.folder}."
+            )
+    return lines
+
+
+def with_measured(store: Store, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with what external evaluators said of them, as ``measured_…`` columns.
+
+    Where several of them gave one column, the one that was asked first counts.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for evaluator in reversed(reopen(store)):
+        for one, item in store.evaluations(
+            evaluator.hash, [c.structure for c in candidates]
+        ).items():
+            if item.status == OK:
+                named = {f"measured_{name}": value for name, value in item.values.items()}
+                values.setdefault(one, {}).update({**named, "measured_by": evaluator.name})
+    return [
+        replace(c, values={**c.values, **values[c.structure]}) if c.structure in values else c
+        for c in candidates
+    ]

@@ -159,7 +159,7 @@ def _tables(folder: Path, problems: list[str], settle_s: float) -> Iterator[tupl
                 record = json.loads(path.read_text(encoding="utf-8-sig"))
                 if not isinstance(record, dict):
                     raise ValueError("no record of values")
-                rows = [("", {"id": path.stem, **record})]
+                rows: Rows = [("", {"id": path.stem, **record})]
         except Exception as error:  # whatever a foreign file does to its reader
             words = " ".join(str(error).split())[:160]
             problems.append(f"{name}: cannot be read: {words}")

@@ -173,8 +173,8 @@ def prune(
 
     The newest ``keep_last`` stay, those of every ``keep_every``-th round, and those of no round.
     """
-    of_rounds = [one for one in artifacts(store, kind) if one.round is not None]
-    old = [one for one in of_rounds[:-keep_last] if one.round % keep_every]
+    of_rounds = [(one, one.round) for one in artifacts(store, kind) if one.round is not None]
+    old = [one for one, number in of_rounds[:-keep_last] if number % keep_every]
     for one in old:
         # The row first: a row without its file would be an error, a file without a row is waste.
         with store.transaction() as connection:

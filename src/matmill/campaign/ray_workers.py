@@ -268,7 +268,7 @@ def _silence(ray: ModuleType) -> None:
     They are reported as errors of their tasks; Ray has no public switch for its own lines.
     """
     inside = getattr(getattr(ray, "_private", None), "worker", None)
-    if hasattr(inside, "_worker_logs_enabled"):
+    if inside is not None and hasattr(inside, "_worker_logs_enabled"):
         inside._worker_logs_enabled = False
 
 
