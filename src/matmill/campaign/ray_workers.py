@@ -191,6 +191,7 @@ class _Actor:
 
     def load(self, code: bytes) -> None:
         if code == self.code:
+            self._later = None
             return
         if self.answer is not None:  # still loading another function: this one comes after it
             self._later = code

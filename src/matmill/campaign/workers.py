@@ -228,7 +228,7 @@ class _Worker:
         theirs.close()
         self.pipe: Connection
         self.code = b""
-        self.is_loading = False
+        self.n_loading = 0  # functions that were sent and have not answered yet
         self.task: int | None = None
         self.started = 0.0
         self.deadline = float("inf")
@@ -236,7 +236,7 @@ class _Worker:
 
     @property
     def is_free(self) -> bool:
-        return self.task is None and not self.is_loading
+        return self.task is None and not self.n_loading
 
     @property
     def busy_s(self) -> float:
@@ -245,7 +245,7 @@ class _Worker:
     def load(self, code: bytes) -> None:
         if code != self.code:
             self.code = code
-            self.is_loading = True
+            self.n_loading += 1
             self.started = time.monotonic()
             self.deadline = self.started + LOAD_TIMEOUT_S
             self._send(("load", code))
@@ -263,8 +263,9 @@ class _Worker:
         except OSError as broken:  # the process died while it wrote
             raise EOFError from broken
         if kind == "loaded":
-            self.is_loading = False
-            self.deadline = float("inf")
+            self.n_loading -= 1
+            if not self.n_loading:
+                self.deadline = float("inf")
             if error is not None:
                 raise value if isinstance(value, MatmillError) else MatmillError(error)
             return None

@@ -52,6 +52,13 @@ def test_a_bad_task_costs_itself_only(make):
     assert short.error == "took longer than 0.5 s"
 
 
+def test_a_function_that_loads_late_takes_no_clock_away(make):
+    workers = make(1)
+    workers.prepare(tasks.Loaded())
+    (outcome,) = workers.map(tasks.misbehave, ["hang"], timeout_s=0.5)
+    assert outcome.error == "took longer than 0.5 s"
+
+
 def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
     items = [(str(tmp_path / f"{i}"), i) for i in range(4)]
     outcomes = make(2).map(tasks.die_once, items)
