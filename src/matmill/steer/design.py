@@ -94,7 +94,6 @@ def design(
     warnings = check_request(request, settings, parts)
     for warning in warnings:
         on_event(Event(stage="check", message=warning))
-    folder.mkdir(parents=True, exist_ok=True)
     with closing(_open(folder, store_url)) as store, closing(workers or LocalWorkers()) as crew:
         if not resume and store.setting("request") is not None:
             raise StoreError(
@@ -174,6 +173,7 @@ def _open(folder: Path, store_url: str | None) -> Store:
         link.write_text(json.dumps({"url": store.database.address}) + "\n", encoding="utf-8")
         return store
     if not link.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         return Store(folder / STORE_NAME)
     try:
         return Store(str(json.loads(link.read_text(encoding="utf-8"))["url"]))

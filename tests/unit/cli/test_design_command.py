@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -181,10 +182,9 @@ def test_a_budget_stops_a_run_and_a_larger_one_goes_on():
     assert len(more["delivered"]) == 9
 
 
-def test_crystals_are_handed_out_and_answers_taken_in_at_the_next_resume(monkeypatch):
+def test_crystals_are_handed_out_and_answers_taken_in_at_the_next_resume():
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("matmill.campaign.external.SETTLE_S", 0.0)
     design("-t", "band_gap = 3 eV", "--exclude", "As", "-n", "3", "--out", "runs/a")
     out = campaign(
         "handout", "runs/a", "--to", "lab", "--column", "band_gap_ev", "--name", "lab", "--json"
@@ -198,6 +198,7 @@ def test_crystals_are_handed_out_and_answers_taken_in_at_the_next_resume(monkeyp
     crystals = json.loads((folder / "manifest.json").read_text())["crystals"]
     rows = [f"{c['id']},{2.0 + i}" for i, c in enumerate(crystals[:2])]
     (folder / "results.csv").write_text("\n".join(["id,band_gap_ev", *rows, "other,1.0"]))
+    os.utime(folder / "results.csv", (0, 0))  # written long ago
     resumed = campaign("resume", "runs/a", "--json")
     assert resumed.exit_code == 0, resumed.output
     warnings = json.loads(resumed.stdout)["warnings"]
