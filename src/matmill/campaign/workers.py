@@ -207,10 +207,13 @@ class LocalWorkers:
             except EOFError:
                 error, crashed = worker.cause_of_death(self.memory_gb)
             worker.kill()
-            if task is None:
-                raise MatmillError(f"A worker process could not start: it {error}.")
-            ended.append((task, Outcome(error=error, seconds=worker.busy_s), crashed))
             self._workers[i] = _Worker(self.memory_gb, code)
+            if task is not None:
+                ended.append((task, Outcome(error=error, seconds=worker.busy_s), crashed))
+                continue
+            self._workers[i].n_failed_starts = worker.n_failed_starts + 1
+            if not crashed or worker.n_failed_starts >= RETRIES_AFTER_CRASH:
+                raise MatmillError(f"A worker process could not start: it {error}.")
         return ended
 
 
@@ -228,6 +231,7 @@ class _Worker:
         theirs.close()
         self.pipe: Connection
         self.code = b""
+        self.n_failed_starts = 0  # of the workers in this place, one after another
         self.n_loading = 0  # functions that were sent and have not answered yet
         self.task: int | None = None
         self.started = 0.0
@@ -264,6 +268,7 @@ class _Worker:
             raise EOFError from broken
         if kind == "loaded":
             self.n_loading -= 1
+            self.n_failed_starts = 0
             if not self.n_loading:
                 self.deadline = float("inf")
             if error is not None:

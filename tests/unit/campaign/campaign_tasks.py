@@ -75,3 +75,23 @@ def log_and_square(item):
     with open(path, "a") as file:
         file.write(f"{value}\n")
     return value * value
+
+
+class DiesAtLoad:
+    """Ends its process the first ``n`` times that it is loaded; a file counts them."""
+
+    def __init__(self, path, n):
+        self.path = path
+        self.n = n
+
+    def warm_up(self):
+        with open(self.path, "a+") as file:
+            file.seek(0)
+            seen = len(file.read())
+            if seen < self.n:
+                file.write("x")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, x):
+        return x
