@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from matmill.campaign.external import with_measured
 from matmill.campaign.plan import CampaignSettings
 from matmill.campaign.ranking import (
     DEEP_EV_PER_ATOM,
@@ -59,7 +60,7 @@ class Results:
 
 def collect(store: Store, request: Request, settings: CampaignSettings) -> Results:
     """Return the results of the campaign in ``store`` so far."""
-    candidates = store.candidates()
+    candidates = with_measured(store, store.candidates())
     chosen, spare = choose(candidates, request.parsed, settings, request.n)
     delivered = [*chosen, *spare]
     crystals = store.batch([c.structure for c in delivered])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from matmill.campaign.budget import PROPOSALS
 from matmill.campaign.focus import formulas_to_follow
 from matmill.campaign.job import Job
 from matmill.campaign.plan import generation_request
@@ -17,6 +18,7 @@ from matmill.campaign.records import PASSED, Candidate, Row
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.crystals.composition import element_counts
 from matmill.crystals.elements import SYMBOLS
+from matmill.errors import DataError
 from matmill.predict.protocol import predict_many
 from matmill.quantities import BY_COLUMN
 from matmill.randomness import child
@@ -47,7 +49,13 @@ def propose(job: Job, round_number: int, n: int) -> None:
                 seen += len(finished)
                 job.tell("propose", seen, n)
 
+            job.pay(PROPOSALS, f"{round_number}/{task}", n_task)
             batch = job.parts.generator.sample(asked, rng, on_batch=show)
+            if not isinstance(batch, CrystalBatch):
+                raise DataError(
+                    f"The generator {job.parts.generator.name} returned no crystals but "
+                    f"{type(batch).__name__}."
+                )
             job.store.add(
                 batch, round_number=round_number, task=task, origin=job.parts.generator.name
             )

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matmill.cli.options import AtomRange, Device, Elements, Exclude, Json, Quiet, Seed
+from matmill.cli.options import (
+    AtomRange,
+    BudgetTexts,
+    Device,
+    Elements,
+    Exclude,
+    Json,
+    Quiet,
+    Seed,
+    StoreUrl,
+    WorkersText,
+)
 
 if TYPE_CHECKING:
     from matmill.campaign.parts import Parts
@@ -73,9 +84,9 @@ def design(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="TOML file with campaign settings.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Relaxation processes; 0 is one a core.")
-    ] = 0,
+    workers: WorkersText = "0",
+    store: StoreUrl = None,
+    budget: BudgetTexts = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")
     ] = False,
@@ -90,6 +101,7 @@ def design(
 
     Example: matmill design --target "band_gap = 2.0 eV" --elements Ga,N,O -n 20 --out runs/gap2
     """
+    from matmill.campaign.budget import parse_budget
     from matmill.campaign.plan import CampaignSettings
     from matmill.campaign.request import make_request
     from matmill.cli.options import parse_atom_range
@@ -115,13 +127,14 @@ def design(
     settings = read_settings(plan, CampaignSettings) if plan else CampaignSettings()
     limits = {"max_rounds": max_rounds, "max_minutes": max_minutes}
     settings = settings.model_copy(update={k: v for k, v in limits.items() if v is not None})
+    spending = parse_budget(budget or [])
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run to continue.")
     folder = out or _next_folder(Path("runs"))
     if dry_run:
         _show_plan(request, settings, _load(request, device), folder, json=json)
         return
-    from matmill.campaign.workers import LocalWorkers
+    from matmill.campaign.crew import make_workers
     from matmill.steer import design as driver
 
     hint = f"Continue with: matmill campaign resume {folder}"
@@ -132,9 +145,11 @@ def design(
             settings,
             folder=folder,
             parts=_load(request, device),
-            workers=LocalWorkers(workers),
+            workers=make_workers(workers),
             resume=resume,
             arguments={"command": "design", "out": str(folder), "workers": workers},
+            store_url=store,
+            budget=spending,
             on_event=on_event,
         )
     show_summary(summary, json=json)

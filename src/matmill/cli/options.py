@@ -58,6 +58,30 @@ Exclude = Annotated[
 AtomRange = Annotated[
     str | None, typer.Option("--n-atoms", help="Atoms in the cell: a number or a range like 4-16.")
 ]
+WorkersText = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        help="Processes for expensive tasks, 0 is one a core; or a Ray cluster: ray, ray:4 (here), "
+        "ray://host:10001, ray:auto.",
+    ),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Database of the run, e.g. postgresql://user@host/name?schema=gap2; an SQLite file "
+        "in the folder by default.",
+    ),
+]
+BudgetTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        help="Hard limit, e.g. relaxations=200, proposals=5000, wall_hours=2, cpu_hours=8, "
+        "evaluations.dft=20, money=500. May be repeated.",
+    ),
+]
 
 
 def pick_device(name: str) -> str:

@@ -1,11 +1,15 @@
 """`design`: property targets in, ranked and verified crystals out, in one pass over the stages."""
 
+import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matmill.campaign import export, provenance, report
+from matmill.campaign.budget import Budget
+from matmill.campaign.external import collect_all
 from matmill.campaign.job import Job
 from matmill.campaign.parts import Parts, load_parts
 from matmill.campaign.plan import CampaignSettings, check_request
@@ -18,6 +22,7 @@ from matmill.errors import StoreError
 from matmill.progress import Event, OnEvent, ignore
 
 STORE_NAME = "campaign.sqlite"
+STORE_LINK = "store.json"  # says where the store is, when it is not in the folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ def design(
     workers: Workers | None = None,
     resume: bool = False,
     arguments: dict[str, Any] | None = None,
+    store_url: str | None = None,
+    budget: Mapping[str, float] | None = None,
     on_event: OnEvent = ignore,
 ) -> Summary:
     """Propose, verify and rank crystals until ``request.n`` qualify, and write all files.
@@ -66,6 +73,9 @@ def design(
         workers: Where to relax, stopped at the end; one local process a core when None.
         resume: Continue the run in ``folder`` if there is one.
         arguments: What to record as the call that was made, for people.
+        store_url: Database to keep the run in, e.g. ``postgresql://host/name?schema=gap2``; an
+            SQLite file in ``folder`` when None.
+        budget: Limits by meter, see `campaign.budget`; those of before stay when None.
         on_event: Told about progress.
 
     Raises:
@@ -74,8 +84,7 @@ def design(
     """
     settings = settings or CampaignSettings()
     folder = Path(folder)
-    path = folder / STORE_NAME
-    if path.exists() and not resume:
+    if not resume and any((folder / name).exists() for name in (STORE_NAME, STORE_LINK)):
         raise StoreError(
             f"{folder} has a run already. Continue it with --resume, or choose another --out."
         )
@@ -85,10 +94,17 @@ def design(
     warnings = check_request(request, settings, parts)
     for warning in warnings:
         on_event(Event(stage="check", message=warning))
-    folder.mkdir(parents=True, exist_ok=True)
-    with closing(Store(path)) as store, closing(workers or LocalWorkers()) as crew:
+    with closing(_open(folder, store_url)) as store, closing(workers or LocalWorkers()) as crew:
+        if not resume and store.setting("request") is not None:
+            raise StoreError(
+                f"{store.url} has a run already. Continue it with --resume, or keep this one "
+                "elsewhere (another ?schema= will do)."
+            )
         _bind(store, request, settings, parts)
-        store.set_settings(warnings=warnings, arguments=arguments)
+        answered = collect_all(store)
+        for line in answered:
+            on_event(Event(stage="external", message=line))
+        store.set_settings(warnings=[*warnings, *answered], arguments=arguments)
         job = Job(
             store=store,
             request=request,
@@ -96,6 +112,7 @@ def design(
             parts=parts,
             workers=crew,
             on_event=on_event,
+            budget=Budget(store, budget),
         )
         reason = run_rounds(job)
         store.set_settings(stopped_because=reason)
@@ -121,21 +138,47 @@ def finish(
     return Summary(results=results, folder=folder, warnings=tuple(warnings), stopped_because=reason)
 
 
-def open_run(folder: Path | str) -> tuple[Store, Request, CampaignSettings]:
+def open_run(
+    folder: Path | str, store_url: str | None = None
+) -> tuple[Store, Request, CampaignSettings]:
     """Return the store, request and settings of the run in ``folder``.
+
+    Args:
+        folder: Of the run.
+        store_url: Where its store is, if not where the folder says; with the password, if any.
 
     Raises:
         StoreError: If there is none.
     """
-    path = Path(folder) / STORE_NAME
-    if not path.exists():
+    folder = Path(folder)
+    if store_url is None and not any((folder / n).exists() for n in (STORE_NAME, STORE_LINK)):
         raise StoreError(f"{folder} has no run: there is no {STORE_NAME} in it.")
-    store = Store(path)
+    store = _open(folder, store_url)
     request, settings = store.setting("request"), store.setting("settings")
     if request is None or settings is None:
         store.close()
         raise StoreError(f"The run in {folder} was killed before it began. Start it again.")
     return store, Request.model_validate(request), CampaignSettings.model_validate(settings)
+
+
+def _open(folder: Path, store_url: str | None) -> Store:
+    """Open the store of a run: the given one, the one that the folder names, or the one in it.
+
+    A password is never written down: libpq takes it from PGPASSWORD or from ~/.pgpass.
+    """
+    link = folder / STORE_LINK
+    if store_url is not None:
+        store = Store(store_url)
+        folder.mkdir(parents=True, exist_ok=True)
+        link.write_text(json.dumps({"url": store.database.address}) + "\n", encoding="utf-8")
+        return store
+    if not link.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        return Store(folder / STORE_NAME)
+    try:
+        return Store(str(json.loads(link.read_text(encoding="utf-8"))["url"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{link} does not name a store. Give it with --store.") from error
 
 
 def _bind(store: Store, request: Request, settings: CampaignSettings, parts: Parts) -> None:
@@ -149,6 +192,9 @@ def _bind(store: Store, request: Request, settings: CampaignSettings, parts: Par
     if before["request"] is None:
         store.set_settings(**now)
         return
+    # A store of an older version lacks settings that came later: it ran with their defaults.
+    before["request"] = Request.model_validate(before["request"]).model_dump(mode="json")
+    before["settings"] = CampaignSettings.model_validate(before["settings"]).model_dump(mode="json")
     for key, what in (("request", "request"), ("settings", "settings"), ("inputs", "model")):
         different = sorted(k for k in now[key] if now[key][k] != before[key].get(k))
         if different:

@@ -53,3 +53,45 @@ class Loaded:
 
     def __call__(self, x):
         return self.n_loads, os.getpid(), x
+
+
+def environment(_):
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return [os.environ.get(name) for name in names]
+
+
+def die_once(item):
+    """Kill the process at the first try of each item; a file remembers that it was tried."""
+    path, value = item
+    if not os.path.exists(path):
+        with open(path, "w"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def log_and_square(item):
+    """Note in a file that this was really run."""
+    path, value = item
+    with open(path, "a") as file:
+        file.write(f"{value}\n")
+    return value * value
+
+
+class DiesAtLoad:
+    """Ends its process the first ``n`` times that it is loaded; a file counts them."""
+
+    def __init__(self, path, n):
+        self.path = path
+        self.n = n
+
+    def warm_up(self):
+        with open(self.path, "a+") as file:
+            file.seek(0)
+            seen = len(file.read())
+            if seen < self.n:
+                file.write("x")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, x):
+        return x

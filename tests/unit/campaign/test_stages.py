@@ -19,7 +19,7 @@ from matmill.campaign.stages import hull, novelty, predict, propose, screen
 from matmill.campaign.store import Store
 from matmill.campaign.workers import InlineWorkers, LocalWorkers
 from matmill.crystals.batch import CrystalBatch
-from matmill.errors import InputError
+from matmill.errors import DataError, InputError
 from matmill.progress import ignore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -324,3 +324,40 @@ def test_a_hull_aware_generator_is_asked_for_ground_states():
 
 def test_rows_default_to_passed():
     assert Row(candidate=1).fate == PASSED
+
+
+class Rubbish(fakes.FakeGenerator):
+    """Every other crystal is spoilt, each in another way."""
+
+    def sample(self, request, rng, on_batch=None):
+        batch = super().sample(request, rng, on_batch)
+        lattice, coords = batch.lattice.clone(), batch.frac_coords.clone()
+        numbers = batch.atomic_numbers.clone()
+        lattice[0] = torch.nan
+        lattice[2] = torch.inf
+        lattice[4] = 0.0
+        coords[batch.atoms_of(6)] = torch.nan
+        numbers[batch.atoms_of(8)] = 0
+        return replace(batch, lattice=lattice, frac_coords=coords, atomic_numbers=numbers)
+
+
+def test_rubbish_of_a_generator_falls_with_its_reason(make_job):
+    job = make_job(changes={"generator": Rubbish()}, settings=CampaignSettings(task_size=10))
+    propose(job, 0, 10)
+    screen(job, 0)
+    found = job.store.candidates()
+    assert len(found) == 10
+    for number in (0, 2, 4, 6, 8):
+        assert found[number].fate != PASSED, number
+        assert found[number].reason
+
+
+def test_a_generator_that_returns_no_crystals_is_one_line(make_job):
+    class Nothing(fakes.FakeGenerator):
+        def sample(self, request, rng, on_batch=None):  # noqa: ARG002
+            return "crystals"
+
+    job = make_job(changes={"generator": Nothing()})
+    with pytest.raises(DataError, match="The generator fake returned no crystals but str"):
+        propose(job, 0, 4)
+    assert job.store.n_candidates() == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matmill.campaign.workers import InlineWorkers, LocalWorkers
-from matmill.errors import MissingExtraError
+from matmill.errors import MatmillError, MissingExtraError
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # worker processes import the tasks by name
@@ -48,6 +48,21 @@ def test_a_bad_task_costs_itself_only(make):
     assert outcomes["eat"].error == "needed more than 0.5 GB of memory"
     assert "cannot be sent" in outcomes["unsendable"].error
     assert [x.value for x in workers.map(tasks.square, [3, 4])] == [9, 16]
+    (short,) = workers.map(tasks.misbehave, ["hang"], timeout_s=0.5)
+    assert short.error == "took longer than 0.5 s"
+
+
+def test_a_function_that_loads_late_takes_no_clock_away(make):
+    workers = make(1)
+    workers.prepare(tasks.Loaded())
+    (outcome,) = workers.map(tasks.misbehave, ["hang"], timeout_s=0.5)
+    assert outcome.error == "took longer than 0.5 s"
+
+
+def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
+    items = [(str(tmp_path / f"{i}"), i) for i in range(4)]
+    outcomes = make(2).map(tasks.die_once, items)
+    assert [outcome.value for outcome in outcomes] == [0, 1, 2, 3]
 
 
 def test_a_function_is_loaded_once_a_process(make):
@@ -62,6 +77,15 @@ def test_a_function_is_loaded_once_a_process(make):
 def test_what_cannot_be_loaded_is_an_error_of_the_run(make):
     with pytest.raises(MissingExtraError, match="pip install"):
         make(1).map(tasks.Loaded(fails=True), [1, 2])
+
+
+def test_a_process_that_is_killed_while_it_loads_is_started_again(make, tmp_path):
+    workers = make(1)
+    outcomes = workers.map(tasks.DiesAtLoad(str(tmp_path / "a"), 2), [1, 2])
+    assert [outcome.value for outcome in outcomes] == [1, 2]
+    with pytest.raises(MatmillError, match=r"could not start: it ended its process \(exit code -9"):
+        make(1).map(tasks.DiesAtLoad(str(tmp_path / "b"), 99), [1])
+    assert (tmp_path / "b").read_text() == "xxx"
 
 
 def test_one_thread_each(make):

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -92,6 +93,10 @@ def test_a_dry_run_starts_nothing():
         (["--n-atoms", "9-2"], "--n-atoms '9-2' is empty"),
         (["--resume"], "--resume needs --out"),
         (["--predictor", "band_gap"], "not of the form property=path"),
+        (["--workers", "many"], "--workers 'many' is unknown. Give a number of processes"),
+        (["--workers", "ray://"], "--workers 'ray://' is unknown"),
+        (["--budget", "relaxation=3"], "--budget 'relaxation=3' is not of the form name=number"),
+        (["--store", "mysql://x/y"], "No store on mysql"),
         (["--plan", "nowhere.toml"], "Cannot read settings nowhere.toml"),
     ],
 )
@@ -135,3 +140,74 @@ def test_status_of_nothing():
     result = runner.invoke(app, ["campaign", "status", "runs/none"])
     assert result.exit_code == 2
     assert "has no run" in result.stderr
+
+
+def campaign(*arguments):
+    return runner.invoke(app, ["campaign", *arguments], env=WIDE)
+
+
+def test_a_run_on_a_server_is_found_by_its_folder(postgres):
+    url = f"{postgres}&schema=cli_run"
+    wish = ["-t", "band_gap = 3 eV", "-n", "2", "--store", url]
+    first = design(*wish, "--out", "runs/a")
+    assert first.exit_code == 0, first.output
+    assert not Path("runs/a/campaign.sqlite").exists()
+    assert json.loads(Path("runs/a/store.json").read_text())["url"].startswith("postgresql")
+    shown = campaign("status", "runs/a", "--json")
+    assert json.loads(shown.stdout)["state"] == "finished: enough"
+    assert campaign("resume", "runs/a", "--quiet").exit_code == 0
+    assert campaign("report", "runs/a").exit_code == 0
+    assert campaign("export", "runs/a", "--out", "best.cif").exit_code == 0
+    again = design(*wish, "--out", "runs/b")
+    assert again.exit_code == 2
+    assert "schema=cli_run has a run already" in again.stderr
+    Path("runs/a/store.json").write_text("[]")
+    assert "does not name a store. Give it with --store" in campaign("status", "runs/a").stderr
+    assert campaign("status", "runs/a", "--store", url).exit_code == 0
+
+
+def test_a_budget_stops_a_run_and_a_larger_one_goes_on():
+    wish = ["-t", "band_gap = 3 eV", "--exclude", "As", "-n", "9", "--out", "runs/a", "--json"]
+    stopped = json.loads(design(*wish, "--budget", "relaxations=6").stdout)
+    assert stopped["stopped_because"] == "the budget of 6 relaxations is spent"
+    record = json.loads(campaign("status", "runs/a", "--json").stdout)
+    meters = {row["meter"]: row for row in record["budget"]}
+    assert meters["relaxations"]["used"] <= 6
+    assert meters["relaxations"]["left"] == 6 - meters["relaxations"]["used"]
+    assert meters["proposals"]["limit"] is None
+    assert meters["wall_seconds"]["used"] > 0
+    assert "Budget" in campaign("status", "runs/a").stdout
+    more = json.loads(campaign("resume", "runs/a", "--budget", "relaxations=90", "--json").stdout)
+    assert more["stopped_because"] == "enough"
+    assert len(more["delivered"]) == 9
+
+
+def test_crystals_are_handed_out_and_answers_taken_in_at_the_next_resume():
+    import pyarrow.parquet as pq
+
+    design("-t", "band_gap = 3 eV", "--exclude", "As", "-n", "3", "--out", "runs/a")
+    out = campaign(
+        "handout", "runs/a", "--to", "lab", "--column", "band_gap_ev", "--name", "lab", "--json"
+    )
+    assert out.exit_code == 0, out.output
+    record = json.loads(out.stdout)
+    assert (record["n_new"], record["n_out"], record["n_refused"]) == (3, 3, 0)
+    asked = ["handout", "runs/a", "--to", "lab", "--column", "band_gap_ev", "--name", "lab"]
+    assert "Nothing is new there; 3 are out in lab." in campaign(*asked).stdout
+    folder = Path("lab") / record["batch"]
+    crystals = json.loads((folder / "manifest.json").read_text())["crystals"]
+    rows = [f"{c['id']},{2.0 + i}" for i, c in enumerate(crystals[:2])]
+    (folder / "results.csv").write_text("\n".join(["id,band_gap_ev", *rows, "other,1.0"]))
+    os.utime(folder / "results.csv", (0, 0))  # written long ago
+    resumed = campaign("resume", "runs/a", "--json")
+    assert resumed.exit_code == 0, resumed.output
+    warnings = json.loads(resumed.stdout)["warnings"]
+    assert any("other is not a crystal of this batch" in line for line in warnings)
+    assert any("lab answered 2 crystals" in line and "1 are still out" in line for line in warnings)
+    table = pq.read_table("runs/a/candidates.parquet").to_pylist()
+    measured = {row["measured_band_gap_ev"] for row in table} - {None}
+    assert measured == {2.0, 3.0}
+    assert "Handed out" in campaign("status", "runs/a").stdout
+    wrong = campaign("handout", "runs/a", "--to", "lab", "--column", "band_gap_mev")
+    assert wrong.exit_code == 2
+    assert "The column band_gap_mev is new" in wrong.stderr

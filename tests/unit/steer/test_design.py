@@ -12,6 +12,7 @@ import pytest
 
 from matmill.campaign.plan import CampaignSettings
 from matmill.campaign.request import make_request
+from matmill.campaign.store import Store
 from matmill.campaign.workers import InlineWorkers
 from matmill.crystals import files
 from matmill.errors import InputError, StoreError
@@ -137,6 +138,15 @@ def test_a_run_is_not_overwritten_nor_mixed(tmp_path):
         run(tmp_path / "a", resume=True, seed=3)
     with pytest.raises(StoreError, match=r"another model \(hull differ"):
         run(tmp_path / "a", resume=True, changes={"hull": OtherHull()})
+
+
+def test_a_run_of_an_older_version_goes_on_though_settings_have_come_since(tmp_path):
+    first = run(tmp_path / "a")
+    with closing(Store(tmp_path / "a" / "campaign.sqlite")) as store:
+        settings, request = store.setting("settings"), store.setting("request")
+        del settings["keep_symmetry"], request["guidance"]
+        store.set_settings(settings=settings, request=request)
+    assert run(tmp_path / "a", resume=True).results.rows == first.results.rows
 
 
 class OtherHull(fakes.FakeHull):
