@@ -74,7 +74,7 @@ def main():
         fit={
             "max_seconds": 60 * arguments.minutes,
             "clock": "cpu",
-            "learning_rate": 7e-4,
+            "learning_rate": 5e-4,
             "warmup_steps": 100,
             "decay": "linear-tail",
             "decay_tail": 0.3,

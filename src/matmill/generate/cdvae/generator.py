@@ -147,6 +147,11 @@ class CdvaeGenerator:
         """Content hash of the weights."""
         return self._hash
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How latents are drawn, for provenance."""
+        return {"prior": self.mode if self.prior else "gaussian", "latents": self.best_of}
+
     def check(self, request: GenerationRequest) -> list[str]:
         """Return warnings about a request.
 
