@@ -38,22 +38,21 @@ SIZE = {
 
 def crystals(data, cache):
     """Return the training crystals in Niggli cells, and the hash of the table they are of."""
+    for file in cache.glob("crystals-*.safetensors"):
+        return unpacked(load_file(file)), file.stem.removeprefix("crystals-")
     table = open_table(data / "mp_union.parquet")
-    file = cache / f"crystals-{table.hash[:12]}.safetensors"
-    if not file.exists():
-        notes = zip(table.notes["split"], table.notes["benchmark"], strict=True)
-        rows = [
-            i
-            for i, (split, benchmark) in enumerate(notes)
-            if split == "train" and not any(part in (benchmark or "") for part in ("val", "test"))
-        ]
-        batch = table.crystals.select(rows)
-        names = (*COLUMNS, "spacegroup")
-        batch = batch.select(batch.n_atoms <= 20)
-        kept = usable(batch, max_atoms=20)
-        kept = replace(kept, properties={name: kept.properties[name] for name in names})
-        keep(packed(kept), file)
-    return unpacked(load_file(file)), table.hash
+    notes = zip(table.notes["split"], table.notes["benchmark"], strict=True)
+    rows = [
+        i
+        for i, (split, benchmark) in enumerate(notes)
+        if split == "train" and not any(part in (benchmark or "") for part in ("val", "test"))
+    ]
+    batch = table.crystals.select(rows)
+    kept = usable(batch.select(batch.n_atoms <= 20), max_atoms=20)
+    names = (*COLUMNS, "spacegroup")
+    kept = replace(kept, properties={name: kept.properties[name] for name in names})
+    keep(packed(kept), cache / f"crystals-{table.hash}.safetensors")
+    return kept, table.hash
 
 
 def main():
@@ -61,6 +60,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=40, help="CPU minutes of the autoencoder")
     parser.add_argument("--prior-steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--decoder-share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("work/cdvae"))
@@ -71,6 +71,7 @@ def main():
         size=SIZE,
         flow_trunk=True,
         batch_size=arguments.batch,
+        loss={"decoder_share": arguments.decoder_share},
         fit={
             "max_seconds": 60 * arguments.minutes,
             "clock": "cpu",

@@ -39,6 +39,10 @@ class Draws:
     type_level: Float[Tensor, " b"]
     own_lattice: Tensor
 
+    def select(self, rows: Tensor) -> "Draws":
+        """Return these rows."""
+        return Draws(**{name: t[rows] for name, t in vars(self).items()})
+
     @classmethod
     def draw(cls, model: Autoencoder, b: int, own_lattice: float, rng: torch.Generator) -> "Draws":
         """Draw levels from their lists, for sites and elements apart."""
@@ -84,9 +88,39 @@ def view_losses(
     counts = model.heads.n_atoms(told)
     y = model.heads.lattice(told, crystals.n_atoms)
     log_composition = model.heads.composition(told)
+    named = (crystals.z - 1).clamp_min(0)
+    parts = {
+        "n_atoms": F.cross_entropy(counts, crystals.n_atoms, reduction="none"),
+        "lattice": (y - crystals.y).square().mean(1),
+        "composition": atom_mean(-log_composition.gather(1, named), crystals.is_atom),
+        "divergence": divergence,
+        "property": _property_loss(model, latent, known),
+    }
+    b = len(crystals)
+    rows = torch.randperm(b, generator=rng, device=rng.device)
+    rows = rows[: max(1, round(settings.decoder_share * b))].sort().values
+    if len(rows) < b:
+        crystals, draws, told = crystals.select(rows), draws.select(rows), told[rows]
+        y, log_composition = y[rows], log_composition[rows]
+    seen = _decoder_losses(model, crystals, draws, told, y, log_composition, settings, rng)
+    # Those that were not looked at count as the mean of those that were.
+    parts |= {name: values.mean().expand(b) for name, values in seen.items()}
+    return parts
+
+
+def _decoder_losses(
+    model: Autoencoder,
+    crystals: PaddedCrystals,
+    draws: Draws,
+    told: Float[Tensor, "b k"],
+    y: Float[Tensor, "b 6"],
+    log_composition: Float[Tensor, "b e"],
+    settings: LossSettings,
+    rng: torch.Generator,
+) -> dict[str, Float[Tensor, " b"]]:
+    """Return what the decoder gets wrong at noisy sites and elements, of each crystal."""
     is_atom = crystals.is_atom
     named = (crystals.z - 1).clamp_min(0)
-
     y_used = torch.where(draws.own_lattice[:, None], y.detach(), crystals.y)
     lattice = cells(model.scale, y_used, crystals.n_atoms)
     f, back = noisy_sites(crystals, lattice, draws.site_level, rng)
@@ -98,13 +132,8 @@ def view_losses(
         squared = squared * (unit / draws.site_level).square()[:, None]
     cross = F.cross_entropy(logits.flatten(0, 1), named.flatten(), reduction="none").view_as(named)
     return {
-        "n_atoms": F.cross_entropy(counts, crystals.n_atoms, reduction="none"),
-        "lattice": (y - crystals.y).square().mean(1),
-        "composition": atom_mean(-log_composition.gather(1, named), is_atom),
         "coords": atom_mean(squared, is_atom),
         "types": atom_mean(cross, is_atom) / draws.type_level,
-        "divergence": divergence,
-        "property": _property_loss(model, latent, known),
     }
 
 

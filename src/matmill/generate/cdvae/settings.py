@@ -82,6 +82,8 @@ class LossSettings(Settings):
         balanced: Weigh every level of noise alike. The published weight of a level falls with the
             square of the noise once that is larger than the cell, although sites are then the
             hardest to tell; False keeps it.
+        decoder_share: Share of the crystals of a batch that the decoder sees. It costs most of a
+            step; where it began with a trained flow the encoder and the heads need more steps.
         own_lattice: Share of views whose decoder works in the predicted cell, as in sampling; the
             published training does so in its second half.
 
@@ -97,6 +99,7 @@ class LossSettings(Settings):
     divergence: Weight = 0.01
     property: Weight = 3.0
     balanced: bool = True
+    decoder_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     own_lattice: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
 
 
