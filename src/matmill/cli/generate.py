@@ -119,6 +119,13 @@ def generate(
     kappa: Annotated[
         float, typer.Option("--kappa", min=0, help="Standard deviations of distrust in the judge.")
     ] = 1.0,
+    prior: Annotated[
+        str | None,
+        typer.Option("--prior", help="Of concdvae: default; full or less also tell symmetry."),
+    ] = None,
+    latents: Annotated[
+        int, typer.Option("--latents", min=1, help="Of concdvae: latents a crystal, best kept.")
+    ] = 1,
     quality: Annotated[
         str | None,
         typer.Option("--quality", help="preview, standard or best: 30, 100 or 250 steps."),
@@ -163,6 +170,7 @@ def generate(
     generator: Any = load_generator(
         model, device=pick_device(device), adapters=adapter or (), precision=precise
     )
+    wishes.set_prior(generator, prior, latents)
     if list_conditions:
         _print_conditions(generator, json=json)
         return

@@ -38,6 +38,26 @@ def pick_steps(quality: str | None, steps: int | None) -> int:
     return QUALITY_STEPS[quality]
 
 
+def set_prior(generator: "Generator", mode: str | None, latents: int) -> None:
+    """Set how a generator with a latent prior draws latents.
+
+    Raises:
+        InputError: If the mode is unknown, or the generator has no such prior.
+    """
+    if mode is None and latents == 1:
+        return
+    if getattr(generator, "prior", None) is None:
+        raise InputError(
+            f"--prior and --latents are of generators with a latent prior, such as concdvae; "
+            f"'{generator.name}' has none."
+        )
+    from matmill.generate.cdvae.wishes import check_mode
+
+    check_mode(mode or "default")
+    generator.mode = mode or "default"  # pyright: ignore[reportAttributeAccessIssue]
+    generator.best_of = latents  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def parse_sites(text: str, n_atoms: int) -> "Tensor":
     """Return which atoms a list such as ``"3-6,8"`` names, counted from 1 as in the file.
 

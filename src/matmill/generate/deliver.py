@@ -183,6 +183,7 @@ def record(
     about: dict[str, Any] = {"name": generator.name, "weights_sha256": generator.hash}
     if adapters := getattr(generator, "adapters", None):
         about["adapters"] = adapters.hashes
+    about |= getattr(generator, "sampling", {})
     return {
         "matmill": __version__,
         "generator": about,
