@@ -21,7 +21,7 @@ ALL_CODE = sorted(path for name in CODE_FOLDERS for path in (ROOT / name).rglob(
 # Unpickling runs whatever the file says; weights and tables are safetensors, JSON and Parquet.
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # These pickle what goes through pipes between processes that they start themselves.
-OWN_PIPES = {"src/matmill/campaign/worker.py", "src/matmill/campaign/workers.py"}
+OWN_PIPES = {f"src/matmill/campaign/{name}.py" for name in ("worker", "workers", "ray_workers")}
 UNSAFE_CALLS = {"torch.load", "torch.save", "torch.jit.load", "pandas.read_pickle"}
 
 

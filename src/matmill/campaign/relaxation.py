@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matmill.campaign.budget import RELAXATIONS
 from matmill.campaign.job import Job
 from matmill.campaign.records import PASSED, Candidate, Evaluation, Row
 from matmill.campaign.workers import Outcome
@@ -159,7 +160,15 @@ def relax_round(job: Job, round_number: int) -> None:
         done += len(task.candidates)
         job.tell(stage, done, len(mine), converged=converged)
 
-    run_tasks(job, work, open_tasks, keep)
+    granted = job.may(RELAXATIONS, [_cost(task) for task in open_tasks])
+    run_tasks(job, work, [t for t, may in zip(open_tasks, granted, strict=True) if may], keep)
+    if not all(granted):
+        raise job.spent(RELAXATIONS)
+
+
+def _cost(task: Task) -> tuple[str, int]:
+    """Return under which key a task is paid, and what it costs; tasks are paid as a whole."""
+    return ",".join(map(str, task.candidates)), len(task.candidates)
 
 
 def run_tasks(
@@ -187,6 +196,7 @@ def run_tasks(
             broken.append(task)
         else:
             keep(task, outcome)
+        job.spend_time(outcome.seconds)
 
     batches = [job.store.batch(task.structures) for task in tasks]
     job.workers.map(work, batches, on_done=look)

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import dataclass
 
+from matmill.campaign.budget import PROPOSALS, RELAXATIONS, BudgetSpentError
 from matmill.campaign.job import Job
 from matmill.campaign.records import PASSED
 from matmill.campaign.relaxation import Relaxation, relax_round
@@ -34,8 +35,16 @@ class Round:
 def run_rounds(job: Job) -> str:
     """Run rounds until enough crystals qualify, and return why the run stopped.
 
-    A round that was begun before a kill is finished with the size it had.
+    A round that was begun before a kill is finished with the size it had; so is one that a spent
+    budget stopped, once there is a larger one.
     """
+    try:
+        return _run_rounds(job)
+    except BudgetSpentError as reason:
+        return str(reason)
+
+
+def _run_rounds(job: Job) -> str:
     job.workers.prepare(Relaxation(job.parts.make_potential, job.settings.relax))
     started = time.monotonic()
     number = 0
@@ -65,8 +74,10 @@ def run_round(job: Job, number: int, size: Round) -> None:
         ("predict", lambda: predict(job, number)),
     )
     for name, run in steps:
+        job.spend_time()
         with job.timed(name, number):
             run()
+    job.spend_time()
     n, wanted = n_qualified(job), job.request.n
     message = f"round {number + 1}"
     job.on_event(Event(stage="found", done=min(n, wanted), total=wanted, message=message))
@@ -94,13 +105,23 @@ def _reason_to_stop(job: Job, rounds: list[Round], seconds: float) -> str:
         return f"{settings.max_rounds} rounds were run"
     if settings.max_minutes is not None and seconds > 60.0 * settings.max_minutes:
         return f"{settings.max_minutes:g} minutes were over"
+    if job.budget is not None and job.budget.spent():
+        return job.budget.spent()
     if len(hits) > _DRY_ROUNDS and hits[-1] == hits[-1 - _DRY_ROUNDS]:
         return f"{_DRY_ROUNDS} rounds in a row found nothing new"
     return ""
 
 
 def _next_round(job: Job, rounds: list[Round]) -> Round:
-    """Size the next round by what the ones before it yielded."""
+    """Size the next round by what the ones before it yielded, within what the budget has left."""
+    size = _wanted_round(job, rounds)
+    if job.budget is None:
+        return size
+    propose = min(size.propose, job.budget.left(PROPOSALS))
+    return Round(propose=int(propose), relax=int(min(size.relax, job.budget.left(RELAXATIONS))))
+
+
+def _wanted_round(job: Job, rounds: list[Round]) -> Round:
     request, settings, store = job.request, job.settings, job.store
     if not rounds:
         return Round(

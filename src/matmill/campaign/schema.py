@@ -1,8 +1,10 @@
-"""The tables of a campaign's store, and how crystals and values are written into them."""
+"""The tables of a campaign's store, and how crystals and values are written into them.
+
+A change here needs a new `SCHEMA_VERSION` and a step in `campaign.migrations`.
+"""
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from torch import Tensor
 _CHUNK = 500  # values in one statement; SQLite's limit is about 1,000
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # `migrations` brings older stores here
 metadata = MetaData()
 run = Table("run", metadata, Column("key", String, primary_key=True), Column("value", Text))
 structure = Table(
@@ -75,11 +77,71 @@ event = Table(
     Column("message", Text, nullable=False),
     Column("values", Text, nullable=False),
 )
+# Version 2: what drivers of many rounds need.
+task = Table(
+    "task",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("kind", String, nullable=False, index=True),
+    Column("status", String, nullable=False),
+    Column("result", Text),
+    Column("error", Text),
+    Column("seconds", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("updated", Float, nullable=False),
+)
+round_value = Table(
+    "round_value",
+    metadata,
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+artifact = Table(
+    "artifact",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("round", Integer),
+    Column("hash", String(64), nullable=False),
+    Column("path", String, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("created", Float, nullable=False),
+)
+meter = Table(
+    "meter",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("most", Float),
+)
+charge = Table(
+    "charge",
+    metadata,
+    Column("meter", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("amount", Float, nullable=False),
+)
+submission = Table(
+    "submission",
+    metadata,
+    Column("evaluator", String, primary_key=True),
+    Column("structure", ForeignKey("structure.id"), primary_key=True),
+    Column("batch", String, nullable=False, index=True),
+    Column("submitted", Float, nullable=False),
+    Column("returned", Float),
+    Column("used_round", Integer),
+)
 
 
 def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
     """Return JSON with sorted keys; NaN and infinity become null."""
-    return json.dumps(_finite(value), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(_finite(value), sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def clean(text: str) -> str:
+    """Return a text that any database takes: no NUL, no halves of characters."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def from_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -101,20 +163,6 @@ def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield pieces that fit into one statement."""
     for start in range(0, len(items), _CHUNK):
         yield items[start : start + _CHUNK]
-
-
-def tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    """Let readers work beside the writer, and survive a killed process.
-
-    WAL with ``synchronous=NORMAL`` keeps every committed transaction when the process dies; only
-    a power cut may lose the last ones, never the consistency of the file.
-    """
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.close()
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - walks any JSON-like value

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from matmill.campaign.budget import PROPOSALS
 from matmill.campaign.focus import formulas_to_follow
 from matmill.campaign.job import Job
 from matmill.campaign.plan import generation_request
@@ -47,6 +48,7 @@ def propose(job: Job, round_number: int, n: int) -> None:
                 seen += len(finished)
                 job.tell("propose", seen, n)
 
+            job.pay(PROPOSALS, f"{round_number}/{task}", n_task)
             batch = job.parts.generator.sample(asked, rng, on_batch=show)
             job.store.add(
                 batch, round_number=round_number, task=task, origin=job.parts.generator.name

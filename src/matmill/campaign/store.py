@@ -1,7 +1,7 @@
 """The store of a campaign: crystals, candidates, verdicts and evaluations in one SQL database.
 
 Everything is written in transactions, so a process that is killed at any moment loses at most
-the task it was working on. The default is one SQLite file in WAL mode; any SQLAlchemy URL works.
+the task it was working on. The default is one SQLite file; a PostgreSQL URL works alike.
 """
 
 import time
@@ -11,25 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy import Connection, create_engine, func, select
-from sqlalchemy.event import listen
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, func, select
 
+from matmill.campaign.database import PATIENCE_S, Database, put
+from matmill.campaign.migrations import bring_up_to_date
 from matmill.campaign.records import BEFORE, PASSED, STAGES, Candidate, Evaluation, Row
 from matmill.campaign.schema import (
-    SCHEMA_VERSION,
     candidate,
+    clean,
     evaluation,
     event,
     from_blob,
     from_json,
-    metadata,
     parts,
     run,
     structure,
     to_blob,
     to_json,
-    tune_sqlite,
     verdict,
 )
 from matmill.crystals.batch import CrystalBatch
@@ -37,56 +35,57 @@ from matmill.errors import StoreError
 
 
 class Store:
-    """A campaign on disk.
+    """A campaign on disk or on a server.
 
     Args:
-        url: SQLAlchemy URL, or the path of an SQLite file.
+        url: Path of an SQLite file, or a database URL; see `campaign.database.Database`.
+        patience_s: How long to wait for another process that is writing, in seconds.
+
+    Attributes:
+        url: Where it is, for people: without a password.
 
     Raises:
-        StoreError: If it cannot be opened, or another version of matmill made it.
+        StoreError: If it cannot be opened, or a newer version of matmill made it.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = str(url) if "://" in str(url) else f"sqlite:///{Path(url)}"
+    def __init__(self, url: str | Path, *, patience_s: float = PATIENCE_S) -> None:
+        self.database = Database(url, patience_s=patience_s)
+        self.url = self.database.shown
         try:
-            self.engine = create_engine(self.url)
-            if self.engine.dialect.name == "sqlite":
-                listen(self.engine, "connect", tune_sqlite)
-            metadata.create_all(self.engine)
-        except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"Cannot open the store {self.url}: {error}.") from error
-        version = self.setting("schema_version")
-        if version is None:
-            self.set_settings(schema_version=SCHEMA_VERSION)
-        elif version != SCHEMA_VERSION:
-            raise StoreError(
-                f"The store {self.url} has schema {version}; this version reads {SCHEMA_VERSION}."
-            )
+            bring_up_to_date(self.database)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Release the file."""
-        self.engine.dispose()
+        """Release the file or the connections."""
+        self.database.close()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Write all that the block writes, or nothing."""
-        with self.engine.begin() as connection:
+        """Write all that the block writes, or nothing; one process at a time."""
+        with self.database.writing() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Look at the store as it is at one moment."""
+        with self.database.reading() as connection:
             yield connection
 
     # Settings of the run -------------------------------------------------------------------
 
     def setting(self, key: str) -> Any:  # noqa: ANN401 - any JSON value
         """Return a stored setting; None where there is none."""
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             text = connection.scalar(select(run.c.value).where(run.c.key == key))
         return None if text is None else from_json(text)
 
     def set_settings(self, **values: Any) -> None:  # noqa: ANN401 - any JSON value
         """Store or replace settings."""
+        rows = [{"key": key, "value": to_json(value)} for key, value in values.items()]
         with self.transaction() as connection:
-            for key, value in values.items():
-                connection.execute(run.delete().where(run.c.key == key))
-                connection.execute(run.insert().values(key=key, value=to_json(value)))
+            put(connection, run, rows)
 
     # Crystals ------------------------------------------------------------------------------
 
@@ -108,14 +107,7 @@ class Store:
                 "frac_coords": to_blob(batch.frac_coords[atoms], "<f8"),
                 "atomic_numbers": to_blob(batch.atomic_numbers[atoms], "<i8"),
             }
-        known = {
-            row.id
-            for part in parts(list(rows))
-            for row in connection.execute(select(structure.c.id).where(structure.c.id.in_(part)))
-        }
-        new = [row for structure_id, row in rows.items() if structure_id not in known]
-        if new:
-            connection.execute(structure.insert(), new)
+        put(connection, structure, list(rows.values()), keep=True)
         return batch.hashes
 
     def batch(self, ids: Sequence[str]) -> CrystalBatch:
@@ -125,7 +117,7 @@ class Store:
             StoreError: If an id is not in the store.
         """
         found = {}
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             for part in parts(sorted(set(ids))):
                 for row in connection.execute(select(structure).where(structure.c.id.in_(part))):
                     found[row.id] = row
@@ -188,44 +180,35 @@ class Store:
         with self.transaction() as connection:
             if structures is not None and len(structures):
                 self.add_structures(structures, connection=connection)
-            for item in evaluations:
-                key = (evaluation.c.structure == item.structure) & (
-                    evaluation.c.evaluator == evaluator
-                )
-                connection.execute(evaluation.delete().where(key))
-                connection.execute(
-                    evaluation.insert().values(
-                        structure=item.structure,
-                        evaluator=evaluator,
-                        status=item.status,
-                        result=item.result,
-                        values=to_json(item.values),
-                        seconds=item.seconds,
-                    )
-                )
-            for part in parts([row.candidate for row in rows]):
-                done = verdict.c.candidate.in_(part) & (verdict.c.stage == stage)
-                connection.execute(verdict.delete().where(done))
-            if rows:
-                connection.execute(
-                    verdict.insert(),
-                    [
-                        {
-                            "candidate": row.candidate,
-                            "stage": stage,
-                            "fate": str(row.fate),
-                            "reason": row.reason,
-                            "structure": row.structure,
-                            "values": to_json(row.values),
-                        }
-                        for row in rows
-                    ],
-                )
+            paid = [
+                {
+                    "structure": item.structure,
+                    "evaluator": evaluator,
+                    "status": clean(item.status),
+                    "result": item.result,
+                    "values": to_json(item.values),
+                    "seconds": item.seconds,
+                }
+                for item in evaluations
+            ]
+            put(connection, evaluation, paid)
+            found = [
+                {
+                    "candidate": row.candidate,
+                    "stage": stage,
+                    "fate": str(row.fate),
+                    "reason": clean(row.reason),
+                    "structure": row.structure,
+                    "values": to_json(row.values),
+                }
+                for row in rows
+            ]
+            put(connection, verdict, found)
 
     def evaluations(self, evaluator: str, ids: Sequence[str]) -> dict[str, Evaluation]:
         """Return the paid evaluations of these crystals by this evaluator, by crystal."""
         found = {}
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             for part in parts(sorted(set(ids))):
                 where = evaluation.c.structure.in_(part) & (evaluation.c.evaluator == evaluator)
                 for row in connection.execute(select(evaluation).where(where)):
@@ -243,14 +226,14 @@ class Store:
         with self.transaction() as connection:
             connection.execute(
                 event.insert().values(
-                    time=time.time(), stage=stage, message=message, values=to_json(values)
+                    time=time.time(), stage=stage, message=clean(message), values=to_json(values)
                 )
             )
 
     def seconds_by_stage(self) -> dict[str, float]:
         """Return the wall time that each stage has taken, over all rounds and sittings."""
         seconds: dict[str, float] = {}
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             for row in connection.execute(select(event).order_by(event.c.id)):
                 spent = from_json(row.values).get("seconds", 0.0)
                 seconds[row.stage] = round(seconds.get(row.stage, 0.0) + spent, 3)
@@ -270,12 +253,12 @@ class Store:
             )
         if round_number is not None:
             query = query.where(candidate.c.round == round_number)
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             return list(connection.scalars(query))
 
     def unfinished(self, stage: str, *, round_number: int | None = None) -> list[int]:
         """Return the candidates that wait for ``stage``, in order: resuming starts here."""
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             query = select(verdict.c.candidate).where(verdict.c.stage == stage)
             done = set(connection.scalars(query))
         return [n for n in self.entrants(stage, round_number=round_number) if n not in done]
@@ -283,7 +266,7 @@ class Store:
     def candidates(self, numbers: Sequence[int] | None = None) -> list[Candidate]:
         """Return candidates with everything found about them, in order of their number."""
         wanted = None if numbers is None else set(numbers)
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             proposed = connection.execute(select(candidate).order_by(candidate.c.number)).all()
             verdicts: dict[int, list[Any]] = {}
             for row in connection.execute(select(verdict)):
@@ -297,12 +280,12 @@ class Store:
     def has_task(self, round_number: int, task: int) -> bool:
         """Return whether this call of the generator was stored already."""
         where = (candidate.c.round == round_number) & (candidate.c.task == task)
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             return connection.scalar(select(candidate.c.number).where(where).limit(1)) is not None
 
     def n_candidates(self) -> int:
         """Return how many crystals were proposed so far."""
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             return connection.scalar(select(func.count()).select_from(candidate)) or 0
 
 

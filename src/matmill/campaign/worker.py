@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,21 +36,56 @@ def serve(pipe: Connection, memory_gb: float) -> None:
             kind, data = pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError):
             return
-        start = time.perf_counter()
-        value, error = None, None
-        try:
-            if kind == "load":
-                function = _load(data)
-            else:
-                value = function(pickle.loads(data))
-        except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
-            value = problem if kind == "load" else None
-        answer = _answer("loaded" if kind == "load" else "done", value, error, start)
+        function, answer = _perform(kind, data, function)
         try:
             pipe.send_bytes(answer)
         except OSError:
             return
+
+
+class Servant:
+    """The same for a cluster, whose library owns the process: answers instead of messages.
+
+    Work is done in a thread of its own, so that a task which outgrows its memory can be reported
+    while it still runs; whoever gets that answer ends the process.
+
+    Args:
+        memory_gb: Largest resident memory, in GB.
+        paths: Where the caller finds its modules; those that exist here are looked through last.
+    """
+
+    def __init__(self, memory_gb: float, paths: Sequence[str] = ()) -> None:
+        sys.path += [path for path in paths if path not in sys.path and Path(path).exists()]
+        warnings.simplefilter("ignore")
+        self._memory_gb = memory_gb
+        self._thread = ThreadPoolExecutor(1)
+        self._function: Any = None
+
+    def answer(self, kind: str, data: bytes) -> bytes:
+        """Load a function or run it on an item; see `serve` for messages and answers."""
+        start = time.perf_counter()
+        job = self._thread.submit(_perform, kind, data, self._function)
+        while not wait([job], timeout=_LOOK_S).done:
+            if resident_gb() > self._memory_gb:
+                error = f"needed more than {self._memory_gb:g} GB of memory"
+                return _answer("over", None, error, start)
+        self._function, answer = job.result()
+        return answer
+
+
+def _perform(kind: str, data: bytes, function: Any) -> tuple[Any, bytes]:  # noqa: ANN401
+    """Return the function to go on with, and the pickled answer."""
+    start = time.perf_counter()
+    value, error = None, None
+    try:
+        if kind == "load":
+            function = _load(data)
+        else:
+            value = function(pickle.loads(data))
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {problem}"
+        value = problem if kind == "load" else None
+    return function, _answer("loaded" if kind == "load" else "done", value, error, start)
 
 
 def _load(data: bytes) -> Any:  # noqa: ANN401 - any callable

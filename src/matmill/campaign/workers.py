@@ -1,15 +1,16 @@
 """Many tasks on many cores: ``map(function, items)`` on local processes.
 
 Each worker is a fresh process with one BLAS thread. A task that takes too long, needs too much
-memory, raises or kills its process costs that task only. Whatever the order in which tasks finish,
-results come back in the order of the items. A cluster fits behind the same two methods.
+memory, raises or kills its process costs that task only; one whose process was ended by somebody
+else is run again. Whatever the order in which tasks finish, results come back in the order of the
+items. A cluster fits behind the same methods: `campaign.ray_workers`.
 """
 
 import os
 import pickle
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ from matmill.errors import MatmillError
 TIMEOUT_S = 600.0
 LOAD_TIMEOUT_S = 600.0
 MEMORY_GB = 4.0
+# A process that vanishes may be the machine's fault (killed by hand, by the kernel, with its
+# node) or the task's. Only the task's fault comes back again and again.
+RETRIES_AFTER_CRASH = 2
 # Children read these before they import numerical libraries.
-_ONE_THREAD = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -143,13 +147,18 @@ class LocalWorkers:
         self._prepare(code, min(self.n_workers, len(items)))
         waiting = deque(range(len(items)))
         outcomes: dict[int, Outcome] = {}
+        crashes: Counter[int] = Counter()
         try:
             while len(outcomes) < len(items):
                 for worker in self._workers:
                     if waiting and worker.is_free:
                         position = waiting.popleft()
                         worker.start(position, items[position], self.timeout_s)
-                for position, outcome in self._collect(code):
+                for position, outcome, crashed in self._collect(code):
+                    crashes[position] += crashed
+                    if crashed and crashes[position] <= RETRIES_AFTER_CRASH:
+                        waiting.appendleft(position)
+                        continue
                     outcomes[position] = outcome
                     if on_done is not None:
                         on_done(position, outcome)
@@ -171,30 +180,30 @@ class LocalWorkers:
         while len(self._workers) < n_workers:
             self._workers.append(_Worker(self.memory_gb, code))
 
-    def _collect(self, code: bytes) -> list[tuple[int, Outcome]]:
-        """Wait until something happens and return the tasks that ended."""
+    def _collect(self, code: bytes) -> list[tuple[int, Outcome, bool]]:
+        """Wait until something happens and return the tasks that ended, and whether by a crash."""
         ended = []
         deadline = min((worker.deadline for worker in self._workers), default=0.0)
         pause = max(0.0, min(deadline - time.monotonic(), 3600.0))
         ready = wait([worker.pipe for worker in self._workers], timeout=pause)
         for i, worker in enumerate(self._workers):
-            task, error = worker.task, None
+            task, error, crashed = worker.task, None, False
             try:
                 if worker.pipe in ready:
                     outcome = worker.receive()
                     if outcome is not None and task is not None:
-                        ended.append((task, outcome))
+                        ended.append((task, outcome, False))
                     continue
                 if time.monotonic() < worker.deadline:
                     continue
                 limit = self.timeout_s if task is not None else LOAD_TIMEOUT_S
                 error = f"took longer than {limit:g} s"
             except EOFError:
-                error = worker.cause_of_death(self.memory_gb)
+                error, crashed = worker.cause_of_death(self.memory_gb)
             worker.kill()
             if task is None:
                 raise MatmillError(f"A worker process could not start: it {error}.")
-            ended.append((task, Outcome(error=error, seconds=worker.busy_s)))
+            ended.append((task, Outcome(error=error, seconds=worker.busy_s), crashed))
             self._workers[i] = _Worker(self.memory_gb, code)
         return ended
 
@@ -256,12 +265,13 @@ class _Worker:
         self.task, self.deadline = None, float("inf")
         return Outcome(value=value, error=error, seconds=seconds)
 
-    def cause_of_death(self, memory_gb: float) -> str:
+    def cause_of_death(self, memory_gb: float) -> tuple[str, bool]:
+        """Return why the process ended, and whether that may have been bad luck."""
         self.process.join(timeout=5.0)
         code = self.process.exitcode
         if code == MEMORY_EXIT:
-            return f"needed more than {memory_gb:g} GB of memory"
-        return f"ended its process (exit code {code})"
+            return f"needed more than {memory_gb:g} GB of memory", False
+        return f"ended its process (exit code {code})", True
 
     def kill(self) -> None:
         self.process.kill()
@@ -286,8 +296,8 @@ def _clean_start() -> Iterator[None]:
     main = sys.modules["__main__"]
     hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:

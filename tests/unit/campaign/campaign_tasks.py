@@ -53,3 +53,25 @@ class Loaded:
 
     def __call__(self, x):
         return self.n_loads, os.getpid(), x
+
+
+def environment(_):
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return [os.environ.get(name) for name in names]
+
+
+def die_once(item):
+    """Kill the process at the first try of each item; a file remembers that it was tried."""
+    path, value = item
+    if not os.path.exists(path):
+        with open(path, "w"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def log_and_square(item):
+    """Note in a file that this was really run."""
+    path, value = item
+    with open(path, "a") as file:
+        file.write(f"{value}\n")
+    return value * value

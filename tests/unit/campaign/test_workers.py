@@ -50,6 +50,12 @@ def test_a_bad_task_costs_itself_only(make):
     assert [x.value for x in workers.map(tasks.square, [3, 4])] == [9, 16]
 
 
+def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
+    items = [(str(tmp_path / f"{i}"), i) for i in range(4)]
+    outcomes = make(2).map(tasks.die_once, items)
+    assert [outcome.value for outcome in outcomes] == [0, 1, 2, 3]
+
+
 def test_a_function_is_loaded_once_a_process(make):
     workers = make(2)
     workers.prepare(tasks.Loaded())
