@@ -34,7 +34,12 @@ class Judged:
     @classmethod
     def of(cls, result: dict[str, Any]) -> "Judged":
         """Read the result of a fit."""
-        return cls(**{k: torch.tensor(result[k]).double() for k in ("mean", "std", "low", "high")})
+        return cls(
+            **{
+                k: torch.tensor(result[k], dtype=torch.float64)
+                for k in ("mean", "std", "low", "high")
+            }
+        )
 
     def select(self, rows: Tensor) -> "Judged":
         """Return these rows."""
@@ -91,8 +96,11 @@ def sift(
     broken = torch.tensor([fate is not None for fate in facts["fate"]])
     unreadable = torch.tensor([fate in UNREADABLE for fate in facts["fate"]])
     drop(broken if settings.valid else unreadable, "no crystal")
-    held_out = rows.held_out_formulas
-    drop(torch.tensor([f in held_out for f in synthetic.formula]), "formula of a test row")
+    held_out, readable = rows.held_out_formulas, torch.nonzero(~unreadable).flatten()
+    shared = torch.zeros(n, dtype=torch.bool)
+    formulas = synthetic.select(readable).formula
+    shared[readable] = torch.tensor([f in held_out for f in formulas], dtype=torch.bool)
+    drop(shared, "formula of a test row")
     if settings.known_elements:
         drop(_with_new_elements(synthetic, rows), "element that no training row has")
     if settings.neutral:
@@ -101,7 +109,7 @@ def sift(
         drop(torch.tensor(facts["copy_of"]) >= 0, "copy of a training row")
         drop(torch.tensor(facts["is_repeat"]), "repeated crystal")
     if settings.near:
-        far = torch.tensor(facts["distance_a"]).double() > facts["reach_a"]
+        far = torch.tensor(facts["distance_a"], dtype=torch.float64) > facts["reach_a"]
         drop(far, "far from every training row")
     if judged is not None and settings.agreement:
         outside = (conditions < judged.low) | (conditions > judged.high)

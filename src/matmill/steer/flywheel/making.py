@@ -4,18 +4,24 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.periodic import wrap
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError
-from matmill.generate.protocol import ConditionalGenerator, GenerationRequest, load_generator
+from matmill.generate.protocol import GenerationRequest, load_generator
 from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.settings import GeneratorChoice
+
+if TYPE_CHECKING:
+    from matmill.generate.protocol import ConditionalGenerator
+
+N_NEAR, STRAIN, RATTLE_A = 5, 0.03, 0.05  # of plain augmentation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +59,11 @@ class Make:
         """Return the crystals, in the order of the values, and what they cost."""
         torch.set_num_threads(1)
         started = time.process_time()
+        if given.choice.family == "augment":
+            batch = augmented(given.table, given.column, given.values, child(given.seed, "augment"))
+            seconds = round(time.process_time() - started, 3)
+            plain = to_plain(batch)
+            return {"crystals": plain, "generator": "", "train_cpu_s": 0.0, "sample_cpu_s": seconds}
         generator, name = self._trained(given)
         trained = time.process_time()
         rng = child(given.seed, "synthetic crystals")
@@ -65,13 +76,13 @@ class Make:
             "sample_cpu_s": round(time.process_time() - trained, 3),
         }
 
-    def _trained(self, given: MakeInput) -> tuple[ConditionalGenerator, str]:
+    def _trained(self, given: MakeInput) -> "tuple[ConditionalGenerator, str]":
         """Return the generator and the name of the property in its requests."""
         folder = self.folder / "generators" / given.key[:24]
         make = {"concdvae": self._cdvae, "flow-adapter": self._adapter}[given.choice.family]
         return make(given, folder)
 
-    def _cdvae(self, given: MakeInput, folder: Path) -> tuple[ConditionalGenerator, str]:
+    def _cdvae(self, given: MakeInput, folder: Path) -> "tuple[ConditionalGenerator, str]":
         from matmill.generate.cdvae.generator import CdvaeGenerator
         from matmill.generate.cdvae.settings import CdvaeSettings
         from matmill.generate.cdvae.train import train_cdvae
@@ -92,7 +103,7 @@ class Make:
         generator = CdvaeGenerator.load(path)
         return generator, given.column
 
-    def _adapter(self, given: MakeInput, folder: Path) -> tuple[ConditionalGenerator, str]:
+    def _adapter(self, given: MakeInput, folder: Path) -> "tuple[ConditionalGenerator, str]":
         from matmill.generate.finetune import FinetuneSettings, finetune
         from matmill.generate.flow import FlowGenerator
 
@@ -113,9 +124,35 @@ class Make:
                 folder=folder,
                 seed=child_seed(given.seed, "generator"),
             )
-        generator = load_generator(base, adapters=(path,))
-        assert isinstance(generator, ConditionalGenerator)
-        return generator, name
+        return load_generator(base, adapters=(path,)), name  # pyright: ignore[reportReturnType]
+
+
+def augmented(
+    table: LabelledCrystals,
+    column: str,
+    values: Float[Tensor, " n"],
+    rng: torch.Generator,
+) -> CrystalBatch:
+    """Return training crystals whose label is near each value, strained and rattled.
+
+    One of the five rows with the nearest labels is taken, its cell strained by 3 % and its atoms
+    moved by 0.05 Å (standard deviations).
+    """
+    labels = table.column(column).double()
+    near = (labels[None, :] - values.double()[:, None]).abs().argsort(1)[:, :N_NEAR]
+    pick = torch.randint(near.shape[1], (len(values),), generator=rng)
+    batch = table.crystals.select(near[torch.arange(len(values)), pick])
+    bend = torch.randn(len(batch), 3, 3, generator=rng, dtype=torch.float64) * STRAIN
+    eye = torch.eye(3, dtype=torch.float64)
+    lattice = batch.lattice.double() @ (eye + 0.5 * (bend + bend.mT))
+    step = torch.randn(len(batch.frac_coords), 3, generator=rng, dtype=torch.float64) * RATTLE_A
+    inverse = torch.linalg.inv(lattice)[batch.crystal_index]
+    return CrystalBatch(
+        lattice=lattice,
+        frac_coords=wrap(batch.frac_coords.double() + torch.einsum("ai,aij->aj", step, inverse)),
+        atomic_numbers=batch.atomic_numbers,
+        n_atoms=batch.n_atoms,
+    )
 
 
 def to_plain(batch: CrystalBatch) -> dict[str, Any]:

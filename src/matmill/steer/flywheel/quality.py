@@ -47,7 +47,7 @@ def measure(
         "neutral": float(neutral.sum()) / n,
         "novel": float(fresh.sum()) / n,
         "unique": float(single.sum()) / n,
-        "formulas_of_training": _known_formulas(synthetic, sound, real) / n,
+        "formulas_of_training": _known_formulas(synthetic.select(sound), real) / n,
         "elements_entropy_bits": _entropy(synthetic.select(sound)),
         "training_entropy_bits": _entropy(real),
     }
@@ -63,15 +63,14 @@ def measure(
         found["condition_error"] = float(np.abs(said - wanted).mean())
         found["judge_error"] = judge_error
         if np.ptp(said) > 0 and np.ptp(wanted) > 0:
-            found["condition_correlation"] = float(spearmanr(said, wanted).statistic)
+            ranks: Any = spearmanr(said, wanted)
+            found["condition_correlation"] = float(ranks.statistic)
     return found
 
 
-def _known_formulas(synthetic: CrystalBatch, sound: Tensor, real: CrystalBatch) -> int:
+def _known_formulas(good: CrystalBatch, real: CrystalBatch) -> int:
     known = set(real.formula)
-    return sum(
-        f in known for f, good in zip(synthetic.formula, sound.tolist(), strict=True) if good
-    )
+    return sum(formula in known for formula in good.formula)
 
 
 def _entropy(batch: CrystalBatch) -> float:

@@ -30,14 +30,16 @@ class GeneratorChoice(Settings):
     """The generator that the wheel trains.
 
     Attributes:
-        family: ``concdvae``, trained on the table, or ``flow-adapter``: an adapter on a flow.
+        family: ``concdvae``, trained on the table; ``flow-adapter``: an adapter on a flow; or
+            ``augment``: training crystals whose label is near the condition, strained and rattled,
+            which tells what a generator adds to plain augmentation.
         start: Weights that training starts from; None trains from scratch. A flow adapter always
             starts from a flow, the shipped one by default.
         settings: Of its training.
         guidance: Weight of the condition, of a flow.
     """
 
-    family: Literal["concdvae", "flow-adapter"] = "concdvae"
+    family: Literal["concdvae", "flow-adapter", "augment"] = "concdvae"
     start: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     guidance: Annotated[float, Field(ge=0.0)] = 1.5

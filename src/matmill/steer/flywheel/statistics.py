@@ -92,12 +92,12 @@ def detectable(spread: float, n: int, *, level: float = 0.05, power: float = 0.8
         return 0.0
     cut = t.ppf(1.0 - level / 2.0, n - 1)
 
-    def missing(effect: float) -> float:
-        shift = effect * math.sqrt(n)
-        found = 1.0 - nct.cdf(cut, n - 1, shift) + nct.cdf(-cut, n - 1, shift)
-        return float(found) - power
+    def missing(shift: float) -> float:
+        # The other tail adds nothing where the power is of interest.
+        return float(nct.sf(cut, n - 1, shift)) - power
 
-    return spread * float(brentq(missing, 1e-6, 50.0))
+    root: Any = brentq(missing, 0.0, cut + 6.0)
+    return spread * float(root) / math.sqrt(n)
 
 
 def _wilcoxon(difference: np.ndarray) -> float:
@@ -105,4 +105,5 @@ def _wilcoxon(difference: np.ndarray) -> float:
 
     if len(difference) < 6 or not difference.any():
         return math.nan
-    return float(wilcoxon(difference).pvalue)
+    found: Any = wilcoxon(difference)
+    return float(found.pvalue)

@@ -198,7 +198,7 @@ def _settled(
         known = energies[i]
         if not result.is_done or known is None:
             continue
-        known[part] = torch.tensor(result.result["above_hull_ev_per_atom"]).double()
+        known[part] = torch.tensor(result.result["above_hull_ev_per_atom"], dtype=torch.float64)
         cpu[i] += result.result["cpu_s"]
         moved = from_plain(result.result["crystals"])
         cells[i].update({row: moved.select([k]) for k, row in enumerate(part.tolist())})
@@ -271,13 +271,13 @@ def _independent(
         assert one is not None
         if result.is_done:
             rows = one.turn.rows
-            said = torch.tensor(result.result["mean"]).double()
+            said = torch.tensor(result.result["mean"], dtype=torch.float64)
             own[i] = float((said - rows.values[rows.train]).abs().mean())
     opinions = _opinions(drawn, fits, bench)
     return [
         None
         if opinion is None or i not in own
-        else (torch.tensor(opinion["mean"]).double(), own[i])
+        else (torch.tensor(opinion["mean"], dtype=torch.float64), own[i])
         for i, opinion in enumerate(opinions)
     ]
 
@@ -287,25 +287,33 @@ def _opinions(
 ) -> list[dict[str, Any] | None]:
     """Return what fitted predictors say about all crystals of each set."""
     inputs, places = [], []
-    for i, (one, fit) in enumerate(zip(drawn, fits, strict=True)):
-        if one is not None and fit is not None and len(one.readable):
-            asked = one.crystals.select(one.readable)
-            inputs.append(replace(fit, asked=asked, coverage=COVERAGE))
-            places.append(i)
     found: list[dict[str, Any] | None] = [None] * len(drawn)
+    for i, (one, fit) in enumerate(zip(drawn, fits, strict=True)):
+        if one is None or fit is None:
+            continue
+        if not len(one.readable):
+            found[i] = _scattered(one, None)
+            continue
+        asked = one.crystals.select(one.readable)
+        inputs.append(replace(fit, asked=asked, coverage=COVERAGE))
+        places.append(i)
     for i, result in zip(places, bench.fit(inputs), strict=True):
         one = drawn[i]
-        if one is None or not result.is_done:
-            continue
-        n = len(one.crystals)
-        whole = {"mean": torch.nan, "std": torch.inf, "low": torch.inf, "high": -torch.inf}
-        filled: dict[str, Any] = {}
-        for name, empty in whole.items():
-            values = torch.full((n,), empty, dtype=torch.float64)
-            values[one.readable] = torch.tensor(result.result[name]).double()
-            filled[name] = values.tolist()
-        found[i] = filled
+        if one is not None and result.is_done:
+            found[i] = _scattered(one, result.result)
     return found
+
+
+def _scattered(one: _Drawn, said: dict[str, Any] | None) -> dict[str, Any]:
+    """Return an opinion for all crystals: of the unreadable ones none, in an empty interval."""
+    empty = {"mean": torch.nan, "std": torch.inf, "low": torch.inf, "high": -torch.inf}
+    filled: dict[str, Any] = {}
+    for name, value in empty.items():
+        values = torch.full((len(one.crystals),), value, dtype=torch.float64)
+        if said is not None:
+            values[one.readable] = torch.tensor(said[name], dtype=torch.float64)
+        filled[name] = values.tolist()
+    return filled
 
 
 def _made(

@@ -178,7 +178,9 @@ class Flywheel:
                 labels = rows.values[rows.train]
                 if mode == "semi-supervised":
                     true = torch.isin(rows.train, rows.labelled)
-                    said = torch.tensor(guess.result.result["mean"]).double()[rows.train]
+                    said = torch.tensor(guess.result.result["mean"], dtype=torch.float64)[
+                        rows.train
+                    ]
                     labels = torch.where(true, labels, said)
                 turns.append(
                     Turn(
@@ -315,7 +317,7 @@ def _score(
     """Return the score of a fit, which was asked about all rows or about the test rows."""
     mae, cpu = float("nan"), 0.0
     if result.is_done:
-        mean = torch.tensor(result.result["mean"]).double()
+        mean = torch.tensor(result.result["mean"], dtype=torch.float64)
         mean = mean if is_test else mean[rows.test]
         mae = float((mean - rows.values[rows.test]).abs().mean())
         cpu = float(result.result["cpu_s"])
