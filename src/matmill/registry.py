@@ -56,6 +56,8 @@ predictors = Registry(
 generators = Registry(
     "generator",
     {
+        "cdvae": "matmill.generate.cdvae.generator:PlainCdvae",
+        "concdvae": "matmill.generate.cdvae.generator:CdvaeGenerator",
         "flow": "matmill.generate.flow:FlowGenerator",
         "random": "matmill.generate.baselines:RandomGenerator",
     },

@@ -31,6 +31,18 @@ KIND, FORMAT = "flow adapter", 1
 _N_BUMPS = 12
 _REACH = 3.0
 _HIDDEN = 64
+# Ends of column names that tell the unit.
+_UNITS = {
+    "_mev_atom": "meV/atom",
+    "_ev_atom": "eV/atom",
+    "_mev": "meV",
+    "_ev": "eV",
+    "_gpa": "GPa",
+    "_g_cm3": "g/cm3",
+    "_c_m2": "C/m2",
+    "_cm1": "1/cm",
+    "_k": "K",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +127,11 @@ class AddedProperty:
                 log=self.straightening == "log",
             )
         return known
+
+
+def unit_of(column: str) -> str:
+    """Return the unit that the end of a column's name tells; empty for none."""
+    return next((unit for end, unit in _UNITS.items() if column.endswith(end)), "")
 
 
 def _skewness(values: Tensor) -> float:

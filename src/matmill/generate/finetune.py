@@ -15,7 +15,7 @@ from matmill.config import Settings
 from matmill.data.splits import split
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
-from matmill.generate.adapters import Adapter, AdapterStack, AddedProperty
+from matmill.generate.adapters import Adapter, AdapterStack, AddedProperty, unit_of
 from matmill.generate.conditions import SCALARS, ConditionEncoder, Conditions
 from matmill.generate.effect import Effect, HeldOut
 from matmill.generate.flow import FlowGenerator
@@ -32,18 +32,6 @@ from matmill.training.fit import FitResult, FitSettings, fit
 
 MIN_LABELS = 30
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Ends of column names that tell the unit.
-_UNITS = {
-    "_mev_atom": "meV/atom",
-    "_ev_atom": "eV/atom",
-    "_mev": "meV",
-    "_ev": "eV",
-    "_gpa": "GPa",
-    "_g_cm3": "g/cm3",
-    "_c_m2": "C/m2",
-    "_cm1": "1/cm",
-    "_k": "K",
-}
 
 
 class FinetuneSettings(Settings):
@@ -147,7 +135,7 @@ def finetune(
             f"(elements that the base knows, at most {generator.card['max_atoms']} atoms in the "
             f"primitive cell); at least {MIN_LABELS} are needed."
         )
-    unit = unit if unit is not None else known_unit or _unit_of(column)
+    unit = unit if unit is not None else known_unit or unit_of(column)
     learnt = AddedProperty.fit(name, kept.column(column), unit=unit)
     _claim(folder, generator, kept, learnt, column, settings, seed=seed, resume=resume)
 
@@ -269,10 +257,6 @@ def _flow_settings(generator: FlowGenerator) -> FlowSettings:
     told = generator.card.get("training", {}).get("settings", {}).get("flow", {})
     known = {name: value for name, value in told.items() if name in FlowSettings.model_fields}
     return FlowSettings.model_validate(known)
-
-
-def _unit_of(column: str) -> str:
-    return next((unit for end, unit in _UNITS.items() if column.endswith(end)), "")
 
 
 def _claim(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch, concatenate
@@ -32,10 +33,11 @@ from matmill.generate.hard import (
 )
 from matmill.generate.network import SIZES, Denoiser
 from matmill.generate.orbits import Orbits
-from matmill.generate.plan import Plan, Trained, check_request, make_plan
+from matmill.generate.plan import Plan, Trained, check_request, make_plan, with_values
 from matmill.generate.process import Velocity
-from matmill.generate.protocol import ASSETS, GenerationRequest
+from matmill.generate.protocol import ASSETS, GenerationRequest, check_values
 from matmill.generate.sample import sample
+from matmill.generate.screen import MAX_REDRAWS, overlapping
 from matmill.generate.state import LatticeScale, NoisyState, from_dense
 from matmill.generate.steering import Guide, steered
 from matmill.generate.streams import Streams
@@ -43,14 +45,10 @@ from matmill.generate.wyckoff.templates import Template
 from matmill.quantities import BY_COLUMN
 from matmill.training import checkpoint
 from matmill.training.precision import Precision, choose
-from matmill.verify.validity import Limits, check
 
 # Small batches stay in the processor's caches; the number is tokens (atoms + 1) with guidance off.
 TOKENS_PER_BATCH = 1500
 
-# A crystal that breaks these is drawn again: no relaxation could repair it.
-SCREEN = Limits(min_distance_ratio=0.6)
-MAX_REDRAWS = 6
 _SAME_SITES = 2  # draws, after which a crystal that lost its group gets another template
 
 
@@ -200,14 +198,34 @@ class FlowGenerator:
         Raises:
             InputError: If the request cannot be met.
         """
+        return self._run(request, {}, rng, on_batch)
+
+    def sample_conditions(
+        self,
+        values: dict[str, Float[Tensor, " n"]],
+        rng: torch.Generator,
+        request: GenerationRequest | None = None,
+        on_batch: Callable[[CrystalBatch], None] | None = None,
+    ) -> CrystalBatch:
+        """Return one crystal for each row of ``values``; see `ConditionalGenerator`."""
+        return self._run(check_values(values, request, self.trained.ranges), values, rng, on_batch)
+
+    def _run(
+        self,
+        request: GenerationRequest,
+        values: dict[str, Float[Tensor, " n"]],
+        rng: torch.Generator,
+        on_batch: Callable[[CrystalBatch], None] | None,
+    ) -> CrystalBatch:
         check_request(request, self.trained)
         streams = Streams.of(rng, request.n)
         is_hard = request.symmetry == "hard" and request.n > 0
         is_draft = is_hard and needs_draft(request)
         if is_draft:
-            draft = self.sample(draft_of(request), streams.of_run().generator(0))
+            draft = self._run(draft_of(request), values, streams.of_run().generator(0), None)
             request = replace(request, seeds=draft, strength=1.0)
         plan = make_plan(request, self.trained, streams, cell_weights=self._cell_weights(request))
+        plan = with_values(plan, values, self.trained)
         templates: Sequence[Template] = ()
         if is_hard:
             templates = draw_templates(
@@ -255,7 +273,7 @@ class FlowGenerator:
         attempts = torch.ones(len(index), dtype=torch.float64)
         mine = list(templates)
         for attempt in range(1, 1 + MAX_REDRAWS if request.screen else 1):
-            bad = torch.tensor([fate is not None for fate in check(batch, SCREEN)])
+            bad = overlapping(batch)
             if mine:
                 lost = lost_group(request, batch)
                 bad |= lost

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,11 +85,20 @@ class PairFeatures(nn.Module):
 
 
 def pair_geometry(
-    f: Float[Tensor, "b n 3"], y: Float[Tensor, "b 6"], gram: Float[Tensor, "b 3 3"]
+    f: Float[Tensor, "b n 3"],
+    y: Float[Tensor, "b 6"],
+    gram: Float[Tensor, "b 3 3"],
+    n_atoms: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b n n 70"]:
     """Return Fourier features of differences, radial features of distances, and the lattice.
 
     The diagonal holds the distance to the nearest image of the atom itself.
+
+    Args:
+        f: Sites.
+        y: Lattice numbers.
+        gram: Metric in Å².
+        n_atoms: Atoms of each crystal, where some of the n places are empty.
     """
     b, n, _ = f.shape
     k = torch.arange(1, _N_PAIR_FREQUENCIES + 1, device=f.device, dtype=f.dtype)
@@ -111,7 +120,8 @@ def pair_geometry(
     own = torch.cat([oo[:, :_HOME], oo[:, _HOME + 1 :]], dim=1).amin(1)
     eye = torch.eye(n, dtype=torch.bool, device=f.device)
     square = torch.where(eye, own[:, None, None], square).clamp_min(1e-8)
-    size = (gram.det().clamp_min(1e-6).sqrt() / n).pow(1 / 3)
+    count = n if n_atoms is None else n_atoms.to(gram)
+    size = (gram.det().clamp_min(1e-6).sqrt() / count).pow(1 / 3)
     distance = square.sqrt() / size[:, None, None]
     centres = torch.linspace(0.0, _RBF_REACH, _N_RBF, device=f.device, dtype=f.dtype)
     width = _RBF_REACH / (_N_RBF - 1)

@@ -94,7 +94,7 @@ def make_plan(
     """
     n = request.n
     streams = rng if isinstance(rng, Streams) else Streams.of(rng, n)
-    allowed = _allowed(request, trained)
+    allowed = allowed_elements(request, trained)
     system = _crystal_system(request)
     n_added = len(trained.added)
     u = streams.uniform("plan", 2 + len(SCALARS) + n_added)
@@ -147,6 +147,22 @@ def make_plan(
     )
 
 
+def with_values(plan: Plan, values: dict[str, Float[Tensor, " n"]], trained: Trained) -> Plan:
+    """Return the plan with crystals asked for values of their own, by column."""
+    if not values:
+        return plan
+    scalars, upper = plan.asked.scalars.clone(), plan.asked.upper.clone()
+    added = plan.asked.added.clone()
+    for column, each in values.items():
+        if column in trained.added:
+            added[:, trained.added.index(column)] = each.to(added)[:, None]
+        else:
+            i = list(SCALARS).index(column)
+            scalars[:, i], upper[:, i] = each.to(scalars), torch.nan
+    asked = replace(plan.asked, scalars=scalars, upper=upper, added=added)
+    return replace(plan, asked=asked, parts=_parts(plan.base, asked, trained.added))
+
+
 def window(wanted: float | tuple[float, float]) -> tuple[float, float]:
     """Return a value or a range as a range."""
     return wanted if isinstance(wanted, tuple) else (wanted, wanted)
@@ -181,7 +197,7 @@ def check_request(request: GenerationRequest, trained: Trained) -> list[str]:
         InputError: Naming the mistake and the allowed values.
     """
     warnings = []
-    _allowed(request, trained)
+    allowed_elements(request, trained)
     _crystal_system(request)
     for column, wanted in request.conditions.items():
         low, high, count = trained.ranges.get(column, (0.0, 0.0, 0))
@@ -268,7 +284,12 @@ def _check_system(request: GenerationRequest, trained: Trained) -> None:
         )
 
 
-def _allowed(request: GenerationRequest, trained: Trained) -> Bool[Tensor, " e"]:
+def allowed_elements(request: GenerationRequest, trained: Trained) -> Bool[Tensor, " e"]:
+    """Return which elements may occur, over Z = 1..100.
+
+    Raises:
+        InputError: If one is unknown, asked for and excluded at once, or if none is left.
+    """
     known = set(trained.elements) - set(NOBLE_GASES)
     if request.seeds is not None:
         known |= set(request.seeds.atomic_numbers.tolist()) & set(range(1, N_ELEMENTS + 1))

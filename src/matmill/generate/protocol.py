@@ -1,17 +1,19 @@
 """What a generator is: a thing that turns a request into crystals."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.errors import InputError
 from matmill.registry import generators
+from matmill.training.checkpoint import card_path
 from matmill.training.precision import Precision
 
 ASSETS = Path(__file__).parents[1] / "assets" / "generators"
@@ -133,6 +135,62 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class ConditionalGenerator(Generator, Protocol):
+    """A generator that can be asked for another value of a property in each crystal."""
+
+    def sample_conditions(
+        self,
+        values: dict[str, Float[Tensor, " n"]],
+        rng: torch.Generator,
+        request: GenerationRequest | None = None,
+        on_batch: Callable[[CrystalBatch], None] | None = None,
+    ) -> CrystalBatch:
+        """Return one crystal for each row of ``values``, in their order.
+
+        Args:
+            values: Column to what each crystal is asked for, in the column's unit.
+            rng: Source of randomness; the same state gives the same crystals.
+            request: What all of them are asked for besides; its ``n`` is that of the rows.
+            on_batch: Sees crystals as they are finished.
+
+        Raises:
+            InputError: If a column was not trained, a value is not finite, or lengths differ.
+        """
+        ...
+
+
+def check_values(
+    values: dict[str, Float[Tensor, " n"]],
+    request: GenerationRequest | None,
+    ranges: Mapping[str, tuple[float, float, int]],
+) -> GenerationRequest:
+    """Return the request for as many crystals as there are values.
+
+    Raises:
+        InputError: If a column was not trained, a value is not finite, or lengths differ.
+    """
+    sizes = {column: len(each) for column, each in values.items()}
+    if not sizes:
+        raise InputError("No values are given: name at least one column, or call sample.")
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"Columns have different numbers of values: {sizes}.")
+    for column, each in values.items():
+        if ranges.get(column, (0.0, 0.0, 0))[2] < 2:
+            known = ", ".join(ranges) or "no property"
+            raise InputError(f"This generator was not trained on '{column}'. It knows: {known}.")
+        if not bool(torch.isfinite(each).all()):
+            raise InputError(f"Some values of '{column}' are not finite; leave those rows out.")
+    n = next(iter(sizes.values()))
+    if request is None:
+        return GenerationRequest(n=n)
+    if request.n != n:
+        raise InputError(f"The request is for {request.n} crystals, the values are for {n}.")
+    if both := sorted(set(values) & set(request.conditions)):
+        raise InputError(f"{', '.join(both)} is asked for twice: of all and of each crystal.")
+    return request
+
+
 def load_generator(
     name_or_path: str | Path = "flow",
     *,
@@ -160,10 +218,28 @@ def load_generator(
     path = Path(name_or_path)
     if path.suffix == ".safetensors" or (path / "generator.safetensors").exists():
         file = path / "generator.safetensors" if path.is_dir() else path
+        if kind_of(file) == "concdvae":
+            from matmill.generate.cdvae.generator import CdvaeGenerator
+
+            _refuse_adapters(file, adapters)
+            return CdvaeGenerator.load(file, device=device)
         return FlowGenerator.load(file, device=device, adapters=adapters, precision=precision)
     plugin = generators.load(str(name_or_path))
     if plugin is FlowGenerator:
         return FlowGenerator.load(device=device, adapters=adapters, precision=precision)
-    if adapters:
-        raise InputError(f"The generator '{name_or_path}' takes no adapters; those extend flows.")
+    _refuse_adapters(name_or_path, adapters)
     return plugin.load(device=device) if hasattr(plugin, "load") else plugin()
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind on the card beside a checkpoint; empty where it cannot be read."""
+    try:
+        card = json.loads(card_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # whoever loads the file says what is wrong with it
+    return str(card.get("kind", "")) if isinstance(card, dict) else ""
+
+
+def _refuse_adapters(name: str | Path, adapters: Sequence[Path]) -> None:
+    if adapters:
+        raise InputError(f"The generator '{name}' takes no adapters; those extend flows.")

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import Field
 
-from matmill.config import check_settings, read_toml, write_settings
+from matmill.config import Settings, check_settings, read_toml, write_settings
 from matmill.errors import DataError, InputError
 from matmill.generate.shards import ShardedSet
 from matmill.generate.train import GeneratorSettings, labelled_crystals, scale_of, train, train_on
@@ -34,12 +34,26 @@ class Recipe(GeneratorSettings):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-def make_recipe(file: Path | None, changes: Mapping[str, Any]) -> Recipe:
+R = TypeVar("R", bound=Settings)
+
+
+@overload
+def make_recipe(file: Path | None, changes: Mapping[str, Any]) -> Recipe: ...
+
+
+@overload
+def make_recipe(file: Path | None, changes: Mapping[str, Any], kind: type[R]) -> R: ...
+
+
+def make_recipe(
+    file: Path | None, changes: Mapping[str, Any], kind: type[Settings] = Recipe
+) -> Settings:
     """Return the recipe of a TOML file with some values replaced.
 
     Args:
         file: The TOML file; None starts from the defaults.
         changes: Values by key, ``"fit.max_seconds"`` for nested ones; None changes nothing.
+        kind: Of recipe; a flow's by default.
 
     Raises:
         InputError: Naming each key that is unknown or has a value that cannot be used.
@@ -57,7 +71,7 @@ def make_recipe(file: Path | None, changes: Mapping[str, Any]) -> Recipe:
         place[name] = value
     if "data" not in values:
         raise InputError(f'{file or "The command"} names no data: give data = "FILE".')
-    return check_settings(values, Recipe, source=str(file or "The options"))
+    return check_settings(values, kind, source=str(file or "The options"))
 
 
 def follow(recipe: Recipe, *, on_event: OnEvent = ignore) -> FitResult:

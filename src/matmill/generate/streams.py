@@ -15,8 +15,8 @@ from torch import Tensor
 
 from matmill.randomness import child
 
-Purpose = Literal["plan", "sample"]
-_PURPOSES: tuple[Purpose, ...] = ("plan", "sample")
+Purpose = Literal["plan", "sample", "latent"]
+_PURPOSES: tuple[Purpose, ...] = ("plan", "sample", "latent")
 _MASK = (1 << 64) - 1
 _RUN = (1 << 40) - 1  # no run makes so many crystals
 

@@ -148,7 +148,7 @@ def test_guidance_one_follows_the_conditions_and_zero_ignores_them(generator):
 
 
 def test_overlapping_crystals_are_drawn_again_and_counted(generator):
-    from matmill.generate.flow import MAX_REDRAWS, SCREEN
+    from matmill.generate.screen import MAX_REDRAWS, SCREEN
     from matmill.verify.validity import check
 
     def bad(batch):
