@@ -4,7 +4,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,12 +14,9 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.periodic import wrap
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError
-from matmill.generate.protocol import GenerationRequest, load_generator
+from matmill.generate.protocol import ConditionalGenerator, GenerationRequest, load_generator
 from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.settings import GeneratorChoice
-
-if TYPE_CHECKING:
-    from matmill.generate.protocol import ConditionalGenerator
 
 N_NEAR, STRAIN, RATTLE_A = 5, 0.03, 0.05  # of plain augmentation
 
@@ -76,13 +73,13 @@ class Make:
             "sample_cpu_s": round(time.process_time() - trained, 3),
         }
 
-    def _trained(self, given: MakeInput) -> "tuple[ConditionalGenerator, str]":
+    def _trained(self, given: MakeInput) -> tuple[ConditionalGenerator, str]:
         """Return the generator and the name of the property in its requests."""
         folder = self.folder / "generators" / given.key[:24]
         make = {"concdvae": self._cdvae, "flow-adapter": self._adapter}[given.choice.family]
         return make(given, folder)
 
-    def _cdvae(self, given: MakeInput, folder: Path) -> "tuple[ConditionalGenerator, str]":
+    def _cdvae(self, given: MakeInput, folder: Path) -> tuple[ConditionalGenerator, str]:
         from matmill.generate.cdvae.generator import CdvaeGenerator
         from matmill.generate.cdvae.settings import CdvaeSettings
         from matmill.generate.cdvae.train import train_cdvae
@@ -103,7 +100,7 @@ class Make:
         generator = CdvaeGenerator.load(path)
         return generator, given.column
 
-    def _adapter(self, given: MakeInput, folder: Path) -> "tuple[ConditionalGenerator, str]":
+    def _adapter(self, given: MakeInput, folder: Path) -> tuple[ConditionalGenerator, str]:
         from matmill.generate.finetune import FinetuneSettings, finetune
         from matmill.generate.flow import FlowGenerator
 
@@ -124,7 +121,9 @@ class Make:
                 folder=folder,
                 seed=child_seed(given.seed, "generator"),
             )
-        return load_generator(base, adapters=(path,)), name  # pyright: ignore[reportReturnType]
+        generator = load_generator(base, adapters=(path,))
+        assert isinstance(generator, ConditionalGenerator)
+        return generator, name
 
 
 def augmented(
