@@ -10,12 +10,14 @@ from matmill.cli.options import Json, Quiet
 if TYPE_CHECKING:
     from matmill.steer.flywheel.driver import FlywheelSummary
     from matmill.steer.flywheel.settings import FlywheelSettings
+    from matmill.steer.selfteach.loop import RoundFacts
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the program."""
     group = typer.Typer(no_args_is_help=True, help="Loops: models that learn from what they made.")
     group.command("flywheel")(flywheel)
+    group.command("selfteach")(selfteach)
     app.add_typer(group, name="steer")
 
 
@@ -95,6 +97,105 @@ def flywheel(
             on_event=on_event,
         )
     _print(summary, json=json)
+
+
+def selfteach(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file with the loop; options below change it.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Crystals that the generator was trained on.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="Weights of a flow, or its name.")
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help="verified, deduplicated, raw or none; repeatable."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Fine-tunings.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=10, help="Crystals of each round.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="SQLAlchemy URL of the results.")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="Processes (0: one a core), ray, or ray://host:port.")
+    ] = "0",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the loop; run again to go on.")
+    ] = Path("runs/selfteach"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a generator learn from its own verified crystals, round by round, beside controls.
+
+    Draws, relaxes, judges, fine-tunes. What is new is held against everything that the generator
+    was ever taught, so that replayed lessons do not count. The same command continues a killed
+    loop.
+
+    Example: matmill steer selfteach --data mp_20.parquet --rounds 4 -n 1000
+    """
+    from matmill.campaign.crew import open_workers
+    from matmill.cli.output import print_json
+    from matmill.cli.progress import resumable, show
+    from matmill.config import check_settings, read_toml
+    from matmill.errors import InputError
+    from matmill.steer.selfteach.loop import TASK_SECONDS, run_selfteach
+    from matmill.steer.selfteach.settings import SelfteachSettings
+
+    given = {
+        "data": data,
+        "generator": generator,
+        "arms": tuple(arm) if arm else None,
+        "rounds": rounds,
+        "n_samples": n,
+        "seed": seed,
+    }
+    values = read_toml(config) if config is not None else {}
+    values |= {key: value for key, value in given.items() if value is not None}
+    if "data" not in values:
+        raise InputError("Give --data: the crystals that the generator was trained on.")
+    settings = check_settings(values, SelfteachSettings, source=str(config or "the options"))
+    crew = open_workers(workers, timeout_s=TASK_SECONDS)
+    with (
+        resumable("The same command continues it."),
+        show(quiet=quiet or json) as on_event,
+    ):
+        facts = run_selfteach(settings, folder=out, store=store, workers=crew, on_event=on_event)
+    if json:
+        print_json({"folder": str(out), "rounds": [vars(each) for each in facts]})
+        return
+    _print_rounds(facts, settings.max_above_hull_ev_per_atom, out)
+
+
+def _print_rounds(facts: "list[RoundFacts]", threshold: float, out: Path) -> None:
+    from matmill.cli.output import print_table
+
+    columns = (
+        ("valid", "valid"),
+        ("metastable", "metastable"),
+        ("msun", "MSUN"),
+        ("msun_train", "not taught"),
+        ("msun_framework", "new framework"),
+        ("replayed", "replayed"),
+        ("sun", "SUN"),
+        ("with a lanthanide", "lanthanides"),
+    )
+    rows = []
+    for each in facts:
+        n = max(each.counts["drawn"], 1)
+        shares = [f"{100 * each.counts[key] / n:.1f}" for key, _ in columns]
+        kinds = f"{each.counts['effective_elements']:.1f}"
+        rows.append((each.arm, each.round, each.n_taught, *shares, kinds, f"{each.cpu_s:.0f}"))
+    heads = ("arm", "round", "taught", *(name for _, name in columns), "elements", "CPU s")
+    print_table(heads, rows, title=f"% of crystals drawn; metastable: {threshold:g} eV/atom")
+    for each in facts:
+        if each.stopped:
+            typer.echo(f"{each.arm} stopped after round {each.round}: {each.stopped}.")
+    typer.echo(f"Files: {out}/ (rounds.json, weights)")
 
 
 def _settings(
