@@ -28,6 +28,7 @@ COMMAND_FILES = (
     "train_generator",
     "pretrain",
     "finetune",
+    "steer",
     "benchmark",
     "campaign",
     "data",

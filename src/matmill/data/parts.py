@@ -1,10 +1,14 @@
-"""Which rows train, validate and test: a text column "split", the same for every model."""
+"""Which rows train, validate and test, and how much each training row counts.
+
+The text column "split" is the same for every model. Synthetic rows say so in the text column
+"origin"; no model is chosen, calibrated or scored on them while there are real ones.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matmill.data.compositions import Table
@@ -14,6 +18,9 @@ from matmill.errors import DataError
 from matmill.randomness import child_seed
 
 COLUMN = "split"
+ORIGIN = "origin"
+SYNTHETIC = "synthetic"  # in that column
+WEIGHT = "training_weight"
 LEAST_ROWS = 10  # a tenth of them must be a row
 _FRACTIONS = (0.8, 0.1, 0.1)
 
@@ -80,6 +87,34 @@ def is_tested(table: Table) -> Bool[Tensor, " n_rows"]:
     """Return which rows are test rows; none are without the column."""
     notes = table.notes.get(COLUMN, ("",) * len(table))
     return torch.tensor([note == "test" for note in notes], dtype=torch.bool)
+
+
+def is_synthetic(table: Table) -> Bool[Tensor, " n_rows"]:
+    """Return which rows a generator made; none are without the column."""
+    notes = table.notes.get(ORIGIN, ("",) * len(table))
+    return torch.tensor([note == SYNTHETIC for note in notes], dtype=torch.bool)
+
+
+def weights_of(table: Table) -> Float[Tensor, " n_rows"]:
+    """Return how much each row counts in training, 1 on average; all alike without the column.
+
+    Raises:
+        DataError: If a weight is negative or not finite, or all are zero.
+    """
+    weights = table.batch.properties.get(WEIGHT)
+    if weights is None:
+        return torch.ones(len(table), dtype=torch.float64)
+    weights = weights.double()
+    bad = torch.nonzero(~torch.isfinite(weights) | (weights < 0)).flatten()
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"Row {row + 1} of {table.source or 'the table'} has the {WEIGHT} "
+            f"{float(weights[row]):g}; give numbers of 0 or more."
+        )
+    if len(weights) and not float(weights.sum()):
+        raise DataError(f"All weights in '{WEIGHT}' are zero: no row would be learned from.")
+    return weights / weights.mean() if len(weights) else weights
 
 
 def rows_of(table: Table) -> dict[str, Tensor]:

@@ -21,14 +21,16 @@ Loss = Literal["l1", "mse", "robust-l1", "robust-l2"]
 
 @dataclass(frozen=True, eq=False)
 class LabelledGraphs:
-    """Graphs and their labels on the learned scale, NaN where unknown, ``(n, n_targets)``."""
+    """Graphs, their labels on the learned scale, NaN where unknown, and how much each counts."""
 
     graph: Graph
     labels: Float[Tensor, "n_crystals n_targets"]
+    weights: Float[Tensor, " n_crystals"] | None = None
 
     def to(self, device: torch.device) -> "LabelledGraphs":
         """Return a copy on ``device``."""
-        return LabelledGraphs(self.graph.to(device), self.labels.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return LabelledGraphs(self.graph.to(device), self.labels.to(device), weights)
 
 
 class GraphBatches:
@@ -41,12 +43,19 @@ class GraphBatches:
         graph: All training graphs.
         labels: Their labels on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
         n_crystals: Crystals in a batch.
+        weights: How much each crystal counts in the loss, ``(n_crystals,)``, 1 on average.
     """
 
     def __init__(
-        self, graph: Graph, labels: Float[Tensor, "n_crystals n_targets"], *, n_crystals: int
+        self,
+        graph: Graph,
+        labels: Float[Tensor, "n_crystals n_targets"],
+        *,
+        n_crystals: int,
+        weights: Float[Tensor, " n_crystals"] | None = None,
     ) -> None:
         self.graph, self.labels, self.n_crystals = graph, labels, n_crystals
+        self.weights = weights
         self.draws = expected_draws(graph.n_atoms, labels)
         known = torch.isfinite(labels).to(self.draws.dtype) * self.draws[:, None]
         self.shares = known.sum(0) / self.draws.sum()
@@ -72,7 +81,7 @@ class GraphBatches:
             index = rows[places]
             if int(self.graph.n_atoms[index].sum()) < 2:
                 continue  # one atom has no batch statistics
-            yield LabelledGraphs(self.graph.select(index), self.labels[index])
+            yield _taken(self.graph, self.labels, self.weights, index)
 
 
 class PlainBatches:
@@ -82,12 +91,19 @@ class PlainBatches:
         graph: All training graphs.
         labels: Their labels on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
         n_crystals: Crystals in a batch; the last one may have fewer.
+        weights: How much each crystal counts in the loss, ``(n_crystals,)``, 1 on average.
     """
 
     def __init__(
-        self, graph: Graph, labels: Float[Tensor, "n_crystals n_targets"], *, n_crystals: int
+        self,
+        graph: Graph,
+        labels: Float[Tensor, "n_crystals n_targets"],
+        *,
+        n_crystals: int,
+        weights: Float[Tensor, " n_crystals"] | None = None,
     ) -> None:
         self.graph, self.labels, self.n_crystals = graph, labels, n_crystals
+        self.weights = weights
         self.shares = torch.isfinite(labels).float().mean(0)
 
     @property
@@ -98,7 +114,12 @@ class PlainBatches:
     def epoch(self, number: int, rng: torch.Generator) -> Iterator[LabelledGraphs]:  # noqa: ARG002
         """Yield the batches of one epoch."""
         for index in torch.randperm(len(self.graph), generator=rng).split(self.n_crystals):
-            yield LabelledGraphs(self.graph.select(index), self.labels[index])
+            yield _taken(self.graph, self.labels, self.weights, index)
+
+
+def _taken(graph: Graph, labels: Tensor, weights: Tensor | None, index: Tensor) -> LabelledGraphs:
+    chosen = None if weights is None else weights[index].float()
+    return LabelledGraphs(graph.select(index), labels[index], chosen)
 
 
 def expected_draws(
@@ -176,10 +197,14 @@ class PropertyTask(nn.Module):
             watched = self.is_class if is_robust else torch.ones_like(self.is_class)
             seen = torch.where(watched, error.detach(), error)
             noise = seen * torch.exp(-expected) + expected
-        noise = noise * is_known
+        counted = is_known.float()
+        if batch.weights is not None:
+            counted = counted * batch.weights[:, None]
+        noise = noise * counted
         own = error if self.kind == "l1" else torch.zeros_like(error)
         own = error.square() if self.kind == "mse" else own
         goal = torch.where(self.is_class, log_loss, own)
+        goal = goal if batch.weights is None else goal * batch.weights[:, None]
         # Divide by the expected number of labels, not by the number in this batch: a rare label
         # that happens to occur once would otherwise weigh as much as a hundred common ones.
         scale = self.weights / (self.shares.clamp_min(1e-6) * len(batch.labels))

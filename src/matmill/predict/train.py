@@ -16,7 +16,15 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table, items
 from matmill.data.folds import formula_folds
-from matmill.data.parts import COLUMN, LEAST_ROWS, divided, rows_of
+from matmill.data.parts import (
+    COLUMN,
+    LEAST_ROWS,
+    WEIGHT,
+    divided,
+    is_synthetic,
+    rows_of,
+    weights_of,
+)
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError
 from matmill.graphs.graph import Graph, build_cached
@@ -73,7 +81,9 @@ def train_predictor(
     """Train, calibrate and score an ensemble; a killed call continues when repeated.
 
     Rows are divided by the table's ``split`` column (train, val, test) where there is one, and
-    otherwise by formula, 80/10/10: no formula is in two parts; see `data.parts.divided`.
+    otherwise by formula, 80/10/10: no formula is in two parts; see `data.parts.divided`. A column
+    ``training_weight`` says how much each row counts; rows whose ``origin`` is ``synthetic``
+    calibrate nothing while there are real ones.
 
     Args:
         table: Crystals or compositions with labels; rows without any of the targets are left
@@ -150,10 +160,17 @@ def train_predictor(
             seed=seed,
         )
     members_rows = [learned if folds is None else learned[folds != k] for k in range(n_members)]
+    weights = None
+    if WEIGHT in table.columns:
+        weights = weights_of(table.select(learned)).new_zeros(len(table))
+        weights[learned] = weights_of(table.select(learned))
     members, card["training"] = _train_members(
         card,
         start,
-        [(graph.select(rows), labels[rows]) for rows in members_rows],
+        [
+            (graph.select(rows), labels[rows], None if weights is None else weights[rows])
+            for rows in members_rows
+        ],
         (graph.select(parts.val), labels[parts.val]),
         settings=settings,
         n_main=len(columns),
@@ -165,6 +182,9 @@ def train_predictor(
     model = EnsembleModel(members, card, {})
     describe_domain(model, graph.select(members_rows[0][:_DOMAIN_ROWS]))
     held_out = parts.val if folds is None else learned
+    real = ~is_synthetic(table)[held_out]
+    if bool(real.any()):
+        held_out, folds = held_out[real], None if folds is None else folds[real]
     calibrate_model(model, graph.select(held_out), labels[held_out], folds)
     card["scores"] = score_model(model, graph.select(parts.test), values[parts.test])
     return model
@@ -173,7 +193,7 @@ def train_predictor(
 def _train_members(
     card: dict[str, Any],
     start: Start,
-    learned: Sequence[tuple[Graph, Tensor]],
+    learned: Sequence[tuple[Graph, Tensor, Tensor | None]],
     val: tuple[Graph, Tensor],
     *,
     settings: TrainSettings,
@@ -185,7 +205,7 @@ def _train_members(
 ) -> tuple[list[nn.Module], dict[str, Any]]:
     """Return the trained members and how each training went.
 
-    ``learned`` has the rows of each member, which a stem shares with the first.
+    ``learned`` has the rows of each member with their weights; a stem shares those of the first.
     """
     kind = GraphBatches if settings.batches == "by-size" else PlainBatches
     weights = torch.ones(learned[0][1].shape[1])
@@ -199,7 +219,8 @@ def _train_members(
     for place, name in enumerate(names):
         network, factors = start.network(card, child_seed(seed, name, "initial weights"))
         is_stem = name == "stem"
-        batches = kind(*learned[len(members)], n_crystals=settings.batch_crystals)
+        rows, values, counts = learned[len(members)]
+        batches = kind(rows, values, n_crystals=settings.batch_crystals, weights=counts)
         plan = _plan(settings, steps_per_epoch=batches.n_steps)
         limits = {"max_epochs": None, "max_seconds": settings.stem_seconds, "decay": "none"}
         task = PropertyTask(

@@ -5,7 +5,7 @@ import torch
 
 from matmill.crystals.compositions import parse_formulas
 from matmill.data.compositions import LabelledCompositions
-from matmill.data.parts import check_target, divided, rows_of, with_parts
+from matmill.data.parts import check_target, divided, is_synthetic, rows_of, weights_of, with_parts
 from matmill.errors import DataError
 
 FORMULAS = [f"Fe{n}Ni" for n in range(1, 31) for _ in range(2)]
@@ -57,3 +57,33 @@ def test_bad_targets_are_told_before_training():
     with pytest.raises(DataError, match=r"has 8 usable row\(s\); at least 10"):
         divided(table().select(range(8)))
     check_target(table(), "y")
+
+
+def test_weights_are_one_on_average_and_bad_ones_are_named():
+    assert bool((weights_of(table()) == 1).all())
+    batch = parse_formulas(FORMULAS[:3]).with_properties(
+        training_weight=torch.tensor([1.0, 3.0, 0.0]).double()
+    )
+    rows = LabelledCompositions(compositions=batch, source="alloys.csv")
+    assert torch.allclose(weights_of(rows), torch.tensor([0.75, 2.25, 0.0]).double())
+    for bad in (-1.0, torch.nan):
+        batch = parse_formulas(FORMULAS[:2]).with_properties(
+            training_weight=torch.tensor([1.0, bad]).double()
+        )
+        with pytest.raises(DataError, match=r"Row 2 of alloys\.csv has the training_weight"):
+            weights_of(LabelledCompositions(compositions=batch, source="alloys.csv"))
+    with pytest.raises(DataError, match="All weights"):
+        weights_of(
+            LabelledCompositions(
+                compositions=parse_formulas(FORMULAS[:2]).with_properties(
+                    training_weight=torch.zeros(2).double()
+                )
+            )
+        )
+
+
+def test_only_rows_that_say_so_are_synthetic():
+    assert not is_synthetic(table()).any()
+    notes = {"origin": ("synthetic", None, "real")}
+    rows = LabelledCompositions(compositions=parse_formulas(FORMULAS[:3]), notes=notes)
+    assert is_synthetic(rows).tolist() == [True, False, False]

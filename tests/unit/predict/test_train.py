@@ -313,8 +313,8 @@ def test_with_few_rows_each_member_leaves_out_its_own_and_all_calibrate(folded):
     assert calibration["method"] == "folds"
     assert calibration["n_calibration"] == 180  # the training and the validation rows
     assert model.card["n_members"] == len(model.members) == len(given) == 5
-    assert sum(len(graph) for graph, _ in given) == 4 * 180
-    seen = torch.cat([labels for _, labels in given])[:, 0]
+    assert sum(len(graph) for graph, _, _ in given) == 4 * 180
+    seen = torch.cat([labels for _, labels, _ in given])[:, 0]
     _, counts = seen.unique(return_counts=True)
     assert bool((counts % 4 == 0).all())  # every row sits out once
     formulas = make_table().crystals.formula

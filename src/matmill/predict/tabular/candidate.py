@@ -42,11 +42,13 @@ class Rows:
         features: Columns of all blocks.
         facts: Sizes and the like, for the scales of the target.
         values: The target in its unit, or classes 0 and 1.
+        weights: How much each row counts in training, 1 on average; None for all alike.
     """
 
     features: Features
     facts: dict[str, Float[Tensor, " n"]]
     values: Float[Tensor, " n"]
+    weights: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,6 +59,7 @@ class Rows:
             features=self.features.select_rows(index),
             facts={name: values[index] for name, values in self.facts.items()},
             values=self.values[index],
+            weights=None if self.weights is None else self.weights[index],
         )
 
 
@@ -181,6 +184,7 @@ def fit_candidate(
         classify=classify,
         seed=seed,
         is_final=is_final,
+        weights=rows.weights,
     )
     models = tuple(learner.fit(task, variants))
     return Fitted(candidate=candidate, preparation=preparation, scale=scale, models=models)

@@ -98,6 +98,7 @@ def grow_extra_trees(
     max_features: float = 0.33,
     min_leaf: int = 1,
     classify: bool = False,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Forest:
     """Return extremely randomised trees.
 
@@ -110,6 +111,7 @@ def grow_extra_trees(
         max_features: Share of the columns that each split may choose from.
         min_leaf: Fewest rows in a leaf.
         classify: The target is a class.
+        weights: How much each row counts; None for all alike.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
@@ -125,11 +127,12 @@ def grow_extra_trees(
         "random_state": seed % 2**32,
     }
     x, y = _checked(columns).numpy(), target.numpy()
+    counts = None if weights is None else weights.double().numpy()
     if classify:
         model = ensemble.ExtraTreesClassifier(class_weight="balanced", **settings)
-        model.fit(x, y.astype(int))
+        model.fit(x, y.astype(int), sample_weight=counts)
     else:
-        model = ensemble.ExtraTreesRegressor(**settings).fit(x, y)
+        model = ensemble.ExtraTreesRegressor(**settings).fit(x, y, sample_weight=counts)
     return _from_trees([estimator.tree_ for estimator in model.estimators_])
 
 
@@ -145,6 +148,7 @@ def grow_boosted(
     ridge: float = 1.0,
     max_features: float = 0.3,
     classify: bool = False,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Forest:
     """Return gradient-boosted trees on the absolute error, or on the log loss of two classes.
 
@@ -161,6 +165,7 @@ def grow_boosted(
         ridge: Penalty on squared leaf values.
         max_features: Share of the columns that each split may choose from.
         classify: The target is a class.
+        weights: How much each row counts; None for all alike.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
@@ -177,11 +182,13 @@ def grow_boosted(
         "random_state": seed % 2**32,
     }
     x, y = _checked(columns).numpy(), target.numpy()
+    counts = None if weights is None else weights.double().numpy()
     if classify:
         model = ensemble.HistGradientBoostingClassifier(class_weight="balanced", **settings)
-        model.fit(x, y.astype(int))
+        model.fit(x, y.astype(int), sample_weight=counts)
     else:
-        model = ensemble.HistGradientBoostingRegressor(loss="absolute_error", **settings).fit(x, y)
+        model = ensemble.HistGradientBoostingRegressor(loss="absolute_error", **settings)
+        model.fit(x, y, sample_weight=counts)
     base = float(np.asarray(model._baseline_prediction).reshape(-1)[0])
     return _from_boosting([step[0].nodes for step in model._predictors], base)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.errors import DataError
@@ -33,8 +33,8 @@ class Trial:
     Attributes:
         candidate: What was tried.
         variants: Settings that are kept, best first.
-        predictions: Out of fold, in the unit of the target or as probabilities, ``(n,)``. Which
-            variants make them was decided without the row's own fold.
+        predictions: Of the judged rows, out of fold, in the unit of the target or as
+            probabilities, ``(n,)``. Which variants make them was decided without the row's fold.
         loss: Mean absolute error or log loss of these.
         slope: For classes: factor on the score before it becomes a probability.
         offset: For classes: added to it.
@@ -56,10 +56,28 @@ class InnerFolds:
         fold: Fold of each row; rows of one formula share theirs.
         seed: Of everything random.
         folder: Where out-of-fold predictions are kept.
+        judged: Rows that tell how good a candidate is, ``(n,)``; the others only teach. All by
+            default.
+
+    Attributes:
+        judged: Row numbers of the judged rows.
+        values: Their values.
+        fold: Their folds.
     """
 
-    def __init__(self, rows: Rows, fold: Int[Tensor, " n"], *, seed: int, folder: Path) -> None:
-        self.rows, self.fold, self.seed, self.folder = rows, fold, seed, folder
+    def __init__(
+        self,
+        rows: Rows,
+        fold: Int[Tensor, " n"],
+        *,
+        seed: int,
+        folder: Path,
+        judged: Bool[Tensor, " n"] | None = None,
+    ) -> None:
+        self.rows, self.seed, self.folder = rows, seed, folder
+        every = torch.arange(len(rows))
+        self.judged = every if judged is None else every[judged]
+        self.values, self.fold, self._fold = rows.values[self.judged], fold[self.judged], fold
         self._prepared: dict[int, dict[tuple[object, ...], Preparation]] = {}
         self._content = _content(rows, fold, seed)
 
@@ -67,9 +85,9 @@ class InnerFolds:
         """Return how a candidate does; from the folder when it was tried before."""
         classify = candidate.scale == "class"
         variants = variants_of(candidate, self.rows, self.seed)
-        each = self._out_of_fold(candidate, variants)
+        each = self._out_of_fold(candidate, variants)[:, self.judged]
         slope, offset = 1.0, 0.0
-        values = self.rows.values
+        values = self.values
         keep = LEARNERS[candidate.learner].keep
         predictions = torch.zeros_like(values)
         for number in self.fold.unique().tolist():
@@ -103,8 +121,8 @@ class InnerFolds:
             except (DataError, KeyError):
                 path.unlink(missing_ok=True)  # damaged by a crash: it is made again
         each = torch.zeros(len(variants), len(self.rows), dtype=torch.float64)
-        for number in self.fold.unique().tolist():
-            own = self.fold == number
+        for number in self._fold.unique().tolist():
+            own = self._fold == number
             fitted = fit_candidate(
                 candidate,
                 self.rows.select(~own),
@@ -158,6 +176,7 @@ def _best(
 
 def _content(rows: Rows, fold: Tensor, seed: int) -> str:
     digest = hashlib.sha256(json.dumps([_FORMAT, seed, list(rows.features.names)]).encode())
-    for values in (rows.features.values, rows.values, fold, *rows.facts.values()):
+    weights = () if rows.weights is None else (rows.weights,)
+    for values in (rows.features.values, rows.values, fold, *rows.facts.values(), *weights):
         digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()

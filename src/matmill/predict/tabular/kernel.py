@@ -72,6 +72,7 @@ def fit_support_vectors(
     tube: float = 0.02,
     width: float = 0.5,
     classify: bool = False,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> KernelMachine:
     """Return support vector regression, or classification whose value is the signed margin.
 
@@ -83,6 +84,7 @@ def fit_support_vectors(
         width: Exponent of the Gaussian for rows one standard deviation apart in every column;
             γ of the usual form is this over the number of columns.
         classify: The target is a class.
+        weights: Factor on the cost of each row; None for all alike.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
@@ -90,11 +92,13 @@ def fit_support_vectors(
     svm = load_sklearn("svm")
     gamma = width / columns.shape[1]
     x, y = columns.double().numpy(), target.double().numpy()
+    counts = None if weights is None else weights.double().numpy()
     if classify:
         model: Any = svm.SVC(C=cost, gamma=gamma, class_weight="balanced", cache_size=500)
-        model.fit(x, y.astype(int))
+        model.fit(x, y.astype(int), sample_weight=counts)
     else:
-        model = svm.SVR(C=cost, epsilon=tube, gamma=gamma, cache_size=500).fit(x, y)
+        model = svm.SVR(C=cost, epsilon=tube, gamma=gamma, cache_size=500)
+        model.fit(x, y, sample_weight=counts)
     length = torch.full((columns.shape[1],), gamma**-0.5)
     return KernelMachine(
         kind="gaussian",
@@ -111,6 +115,7 @@ def fit_gaussian_process(
     *,
     rng: torch.Generator,
     groups: Float[Tensor, " n_columns"] | None = None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> KernelMachine:
     """Return the mean of a Gaussian process with Matérn's kernel, ν = 5/2.
 
@@ -122,6 +127,7 @@ def fit_gaussian_process(
         target: Values of spread about 1.
         rng: Draws the rows that the settings are learned on.
         groups: Number of the length scale that each column uses; one for all by default.
+        weights: How much each row counts: its noise is divided by it. None for all alike.
 
     Source:
         Rasmussen and Williams, Gaussian processes for machine learning (2006), equations 2.25,
@@ -137,7 +143,8 @@ def fit_gaussian_process(
     noise = float((2 * logs[0]).exp())
     scaled = (x / lengths).float().double()
     matrix = _kernel("matern", scaled, scaled)
-    matrix.diagonal().add_(noise + _JITTER)
+    noises = noise if weights is None else noise / weights.double().clamp_min(1e-6)
+    matrix.diagonal().add_(noises + _JITTER)
     coefficients = torch.cholesky_solve((y - centre)[:, None], torch.linalg.cholesky(matrix))[:, 0]
     return KernelMachine("matern", scaled.float(), coefficients, lengths.float(), bias=centre)
 

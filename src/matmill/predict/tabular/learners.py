@@ -45,6 +45,7 @@ class Task:
         classify: The target is a class.
         seed: Of everything random.
         is_final: This model will be kept; others only tell how good their kind is.
+        weights: How much each row counts, ``(n,)``, 1 on average; None for all alike.
     """
 
     columns: Float[Tensor, "n n_columns"]
@@ -52,6 +53,7 @@ class Task:
     classify: bool
     seed: int
     is_final: bool
+    weights: Float[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ def _extra_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
         max_features=0.33 if task.columns.shape[1] < 200 else 0.25,
         min_leaf=1 if len(task.columns) < 2000 else 2,
         classify=task.classify,
+        weights=task.weights,
     )
     return [replace(forest, is_median=v["is_median"]) for v in variants]
 
@@ -97,14 +100,30 @@ def _tree_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # 
 
 
 def _scout(task: Task, variants: Sequence[Variant]) -> list[Forest]:  # noqa: ARG001
-    settings = {"n_trees": 25, "max_features": 0.15, "min_leaf": 2}
-    columns, target = task.columns, task.target
-    return [grow_extra_trees(columns, target, seed=task.seed, classify=task.classify, **settings)]
+    return [
+        grow_extra_trees(
+            task.columns,
+            task.target,
+            seed=task.seed,
+            n_trees=25,
+            max_features=0.15,
+            min_leaf=2,
+            classify=task.classify,
+            weights=task.weights,
+        )
+    ]
 
 
 def _boosted_trees(task: Task, variants: Sequence[Variant]) -> list[Forest]:
     return [
-        grow_boosted(task.columns, task.target, seed=task.seed, classify=task.classify, **variant)
+        grow_boosted(
+            task.columns,
+            task.target,
+            seed=task.seed,
+            classify=task.classify,
+            weights=task.weights,
+            **variant,
+        )
         for variant in variants
     ]
 
@@ -115,7 +134,9 @@ def _boosted_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]: 
 
 def _support_vectors(task: Task, variants: Sequence[Variant]) -> list[KernelMachine]:
     return [
-        fit_support_vectors(task.columns, task.target, classify=task.classify, **variant)
+        fit_support_vectors(
+            task.columns, task.target, classify=task.classify, weights=task.weights, **variant
+        )
         for variant in variants
     ]
 
@@ -129,7 +150,7 @@ def _vector_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  
 def _gaussian_process(task: Task, variants: Sequence[Variant]) -> list[KernelMachine]:  # noqa: ARG001
     target = 2.0 * task.target - 1.0 if task.classify else task.target
     rng = child(task.seed, "gaussian process")
-    return [fit_gaussian_process(task.columns, target, rng=rng)]
+    return [fit_gaussian_process(task.columns, target, rng=rng, weights=task.weights)]
 
 
 def _no_variants(n_rows: int, n_columns: int, seed: int) -> list[Variant]:  # noqa: ARG001
@@ -149,6 +170,7 @@ def _networks(task: Task, variants: Sequence[Variant]) -> list[Networks]:
         epochs=epochs,
         batch_rows=batch_rows,
         classify=task.classify,
+        weights=task.weights,
     )
     if task.is_final:
         return [trained]

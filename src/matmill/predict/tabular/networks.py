@@ -120,6 +120,7 @@ def train_networks(
     epochs: int = 150,
     batch_rows: int = 64,
     classify: bool = False,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Networks:
     """Return networks trained side by side with the absolute error.
 
@@ -135,6 +136,7 @@ def train_networks(
         epochs: Passes over the rows.
         batch_rows: Rows in a step.
         classify: The target is a class.
+        weights: How much each row counts; None for all alike.
 
     Source:
         De Breuck et al., Materials property prediction for limited datasets enabled by feature
@@ -150,6 +152,7 @@ def train_networks(
     decays = torch.tensor([plan.decay for plan in plans]).view(-1, 1, 1)
     drops = torch.tensor([plan.dropout for plan in plans]).view(-1, 1, 1)
     balance = _class_weights(y) if classify else torch.ones_like(y)
+    balance = balance if weights is None else balance * weights.float()
     per_epoch = max(1, round(len(x) / batch_rows))
     order: tuple[Tensor, ...] = ()
     n_steps = epochs * per_epoch

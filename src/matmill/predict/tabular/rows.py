@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.compositions import CompositionBatch
 from matmill.data.compositions import Table
-from matmill.data.parts import COLUMN, LEAST_ROWS, rows_of
+from matmill.data.parts import COLUMN, LEAST_ROWS, WEIGHT, is_synthetic, rows_of, weights_of
 from matmill.data.splits import split
 from matmill.errors import DataError, InputError, UnknownNameError
 from matmill.predict.descriptors.blocks import BLOCKS, FROM_FORMULA, compute
@@ -40,6 +40,9 @@ class Labelled:
         is_classification: All values are 0 or 1.
         train: Row numbers to learn from: training and validation rows.
         test: Row numbers to score on; may be empty.
+        judged: Which of ``train`` tell how good a model is: the real ones, while there are enough
+            of them; synthetic rows only teach.
+        weights: How much each of ``train`` counts, 1 on average; None for all alike.
     """
 
     table: Table
@@ -47,6 +50,8 @@ class Labelled:
     is_classification: bool
     train: Int[Tensor, " n_train"]
     test: Int[Tensor, " n_test"]
+    judged: Bool[Tensor, " n_train"]
+    weights: Float[Tensor, " n_train"] | None
 
 
 def labelled(table: Table, target: str, seed: int) -> Labelled:
@@ -76,12 +81,15 @@ def labelled(table: Table, target: str, seed: int) -> Labelled:
         found = split(table, "formula", seed=child_seed(seed, "split"), fractions=(0.9, 0.0, 0.1))
         train, test = found.train, found.test
     _check_values(values[train], column, is_classification=is_classification)
+    real = ~is_synthetic(table.select(train))
     return Labelled(
         table=table,
         column=column,
         is_classification=is_classification,
         train=train,
         test=test,
+        judged=real if int(real.sum()) >= LEAST_ROWS else torch.ones_like(real),
+        weights=weights_of(table.select(train)) if WEIGHT in table.columns else None,
     )
 
 

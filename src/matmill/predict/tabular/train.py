@@ -76,17 +76,20 @@ def train_tabular(
     kept = chosen.descriptors or folder / "descriptors"
     features = labels.features_of(batch, blocks, folder=kept, on_event=on_event)
     values = found.table.column(found.column).double()[found.train]
-    rows = Rows(features=features, facts=facts_of(batch), values=values)
+    rows = Rows(features=features, facts=facts_of(batch), values=values, weights=found.weights)
     fold = formula_folds(
         tuple(batch.formula), values, chosen.n_folds, classify=found.is_classification, seed=seed
     )
-    inner = InnerFolds(rows, fold, seed=seed, folder=folder / "inner")
+    judged = found.judged
+    inner = InnerFolds(rows, fold, seed=seed, folder=folder / "inner", judged=judged)
     scales = _best_scales(
         inner, blocks, chosen, found.is_classification, is_layered(batch), on_event
     )
     stacked = _stacked(inner, _candidates(inner, blocks, scales, learners), seed, on_event)
     members, weights = _members(stacked, rows, seed, on_event)
-    errors, calibration, scores = _calibrated(stacked, rows, fold, members, seed)
+    errors, calibration, scores = _calibrated(
+        stacked, rows.select(judged), inner.fold, members, seed
+    )
     amounts = (batch if isinstance(batch, CompositionBatch) else CompositionBatch.of(batch)).amounts
     plain = tuple(block for block in blocks if block not in LEARNED_BLOCKS) or blocks
     nearby = prepare(features, values, blocks=plain, view="ranked", most=_NEAR_COLUMNS)
@@ -110,7 +113,7 @@ def train_tabular(
         "bounds": _bounds(values, found.is_classification),
     }
     if found.is_classification:
-        card |= _threshold(stacked.predictions, values, chosen.threshold_for)
+        card |= _threshold(stacked.predictions, inner.values, chosen.threshold_for)
     predictor = TabularPredictor(
         column=found.column,
         members=members,
@@ -118,8 +121,8 @@ def train_tabular(
         domain=domain,
         nearby=nearby,
         calibration_rows=CalibrationRows(
-            features=domain.project(near),
-            families=families(amounts),
+            features=domain.project(near[judged]),
+            families=families(amounts[judged]),
             scores={found.column: scores.float()},
         ),
         card=card,
@@ -232,7 +235,7 @@ def _stacked(inner: InnerFolds, tried: list[Candidate], seed: int, on_event: OnE
     on_event(Event(stage="inner folds", done=len(tried), total=len(tried)))
     trials.sort(key=lambda trial: trial.loss)
     predictions = torch.stack([trial.predictions for trial in trials])
-    values, fold = inner.rows.values, inner.fold
+    values, fold = inner.values, inner.fold
     weights = greedy_weights(predictions, values, child(seed, "stack"), classify=classify)
     return _Stacked(
         trials,

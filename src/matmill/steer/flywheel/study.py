@@ -1,0 +1,212 @@
+"""What a flywheel study found: scores of arms, run by run, and what the synthetic crystals are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from matmill.steer.flywheel.settings import FlywheelSettings
+from matmill.steer.flywheel.statistics import Paired, paired
+
+MEDIAN = "median of the labels"
+REAL = "real"
+SYNTHETIC = "synthetic"
+BOTH = "real + synthetic"
+SHUFFLED = "real + synthetic, labels shuffled"
+COMPUTE = "real, computing spent on an ensemble"
+ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, COMPUTE)
+"""Arms of the paper's table, with the controls that it lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmScore:
+    """One arm in one run.
+
+    Attributes:
+        mode: ``supervised`` or ``semi-supervised``.
+        predictor: Which predictor; empty for the median.
+        arm: One of `ARMS`.
+        round: Turn of the wheel, from 1.
+        run: Number of the run.
+        mae: Mean absolute error on the test rows, in the unit of the target; NaN if it failed.
+        n_real: Real training rows.
+        n_synthetic: Synthetic ones.
+        cpu_s: CPU seconds of the fit.
+        error: Why it failed; empty when it did not.
+    """
+
+    mode: str
+    predictor: str
+    arm: str
+    round: int
+    run: int
+    mae: float
+    n_real: int
+    n_synthetic: int = 0
+    cpu_s: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """The synthetic crystals of one run, as a set.
+
+    Attributes:
+        mode: As in `ArmScore`.
+        predictor: Which predictor learns from them.
+        labelled_by: Whose pseudo-labels the generator learned; empty for true labels.
+        round: Turn of the wheel.
+        run: Number of the run.
+        n_asked: Crystals asked for.
+        n_kept: Crystals that may teach.
+        dropped: Reason to number.
+        quality: Measures of the set; see `quality.measure`.
+        train_cpu_s: CPU seconds of the generator's training.
+        sample_cpu_s: Of sampling.
+        other_cpu_s: Of filters, energies and labels.
+        error: Why there is nothing; empty when there is.
+    """
+
+    mode: str
+    predictor: str
+    labelled_by: str
+    round: int
+    run: int
+    n_asked: int
+    n_kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
+    train_cpu_s: float = 0.0
+    sample_cpu_s: float = 0.0
+    other_cpu_s: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm over all runs.
+
+    Attributes:
+        mode: As in `ArmScore`.
+        predictor: As there.
+        arm: As there.
+        round: As there.
+        maes: Of each run that has one, in the order of the runs.
+        against_real: Compared with the same predictor on real rows alone; None for that itself.
+        n_failed: Runs without a score.
+    """
+
+    mode: str
+    predictor: str
+    arm: str
+    round: int
+    maes: tuple[float, ...]
+    against_real: Paired | None
+    n_failed: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over runs."""
+        return float(np.mean(self.maes)) if self.maes else float("nan")
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over runs."""
+        return float(np.std(self.maes, ddof=1)) if len(self.maes) > 1 else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that a flywheel study found.
+
+    Attributes:
+        settings: What was asked.
+        column: The target, with its unit.
+        n_rows: Rows of the table that have it.
+        scores: Of every arm in every run.
+        syntheses: Of every run.
+    """
+
+    settings: FlywheelSettings
+    column: str
+    n_rows: int
+    scores: tuple[ArmScore, ...]
+    syntheses: tuple[Synthesis, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The table: arms over runs, each against real rows alone in the same runs."""
+        groups: dict[tuple[str, str, str, int], dict[int, float]] = {}
+        failed: dict[tuple[str, str, str, int], int] = {}
+        for score in self.scores:
+            key = (score.mode, score.predictor, score.arm, score.round)
+            found = groups.setdefault(key, {})
+            if np.isfinite(score.mae):
+                found[score.run] = score.mae
+            else:
+                failed[key] = failed.get(key, 0) + 1
+        rows = []
+        for key in sorted(groups, key=_order):
+            mode, predictor, arm, turn = key
+            base = groups.get((mode, predictor, REAL, 1), {})
+            mine = groups[key]
+            shared = sorted(set(base) & set(mine))
+            against = None
+            if arm not in (REAL, MEDIAN) and shared:
+                against = paired(_of(mine, shared), _of(base, shared), seed=self.settings.seed)
+            rows.append(
+                Row(
+                    mode=mode,
+                    predictor=predictor,
+                    arm=arm,
+                    round=turn,
+                    maes=tuple(mine[run] for run in sorted(mine)),
+                    against_real=against,
+                    n_failed=failed.get(key, 0),
+                )
+            )
+        return rows
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return CPU seconds by what they were spent on."""
+        return {
+            "predictors": round(sum(s.cpu_s for s in self.scores), 1),
+            "training generators": round(sum(s.train_cpu_s for s in self.syntheses), 1),
+            "sampling": round(sum(s.sample_cpu_s for s in self.syntheses), 1),
+            "filters and labels": round(sum(s.other_cpu_s for s in self.syntheses), 1),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values: settings, the table, all scores, all sets."""
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "column": self.column,
+            "n_rows": self.n_rows,
+            "table": [
+                {
+                    "mode": row.mode,
+                    "predictor": row.predictor,
+                    "arm": row.arm,
+                    "round": row.round,
+                    "mae_mean": row.mean,
+                    "mae_std": row.std,
+                    "n_runs": len(row.maes),
+                    "n_failed": row.n_failed,
+                    "against_real": row.against_real.as_dict() if row.against_real else None,
+                }
+                for row in self.rows
+            ],
+            "scores": [vars(score) for score in self.scores],
+            "syntheses": [vars(each) for each in self.syntheses],
+            "cpu_s": self.cpu_seconds(),
+        }
+
+
+def _of(values: dict[int, float], runs: Sequence[int]) -> np.ndarray:
+    return np.array([values[run] for run in runs])
+
+
+def _order(key: tuple[str, str, str, int]) -> tuple[Any, ...]:
+    mode, predictor, arm, turn = key
+    return (mode != "supervised", predictor, turn, ARMS.index(arm))

@@ -1,0 +1,349 @@
+"""`Flywheel`: synthetic crystals that teach the predictor which labels the next ones.
+
+All runs go through the same steps side by side, so that many workers have something to do:
+fit on real rows, label, train generators, draw, look, filter, fit the arms. Every step is a list
+of content-keyed tasks; a killed study continues when it is run again, and studies that differ in
+one option share everything before it.
+
+Source:
+    MatWheel: Addressing Data Scarcity in Materials Science Through Synthetic Data (2025).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from matmill.campaign.tasks import TaskBoard, TaskResult
+from matmill.campaign.workers import LocalWorkers, Workers
+from matmill.crystals.batch import CrystalBatch
+from matmill.data.table import LabelledCrystals
+from matmill.progress import OnEvent, ignore
+from matmill.randomness import child, child_seed
+from matmill.steer.flywheel.filters import weights_of_synthetic
+from matmill.steer.flywheel.fitting import FitInput
+from matmill.steer.flywheel.rows import RunRows, prepared, run_rows, training_table
+from matmill.steer.flywheel.settings import FlywheelSettings, Mode
+from matmill.steer.flywheel.study import (
+    BOTH,
+    COMPUTE,
+    MEDIAN,
+    REAL,
+    SHUFFLED,
+    SYNTHETIC,
+    ArmScore,
+    Study,
+    Synthesis,
+)
+from matmill.steer.flywheel.synthesis import Made, Turn, make_all
+from matmill.steer.flywheel.tasks import Bench
+
+
+@dataclass(frozen=True, eq=False)
+class _Guess:
+    """A fit and what it says about all rows."""
+
+    given: FitInput
+    result: TaskResult
+
+
+class Flywheel:
+    """A study of the flywheel on one table of labels.
+
+    Args:
+        labels: Crystals with the target among their properties.
+        settings: What to do; see `FlywheelSettings`.
+        board: Where results are kept by content.
+        folder: Where trained models are kept by content.
+        workers: Where tasks run; one local process a core when None, stopped at the end.
+        on_event: Told about progress.
+    """
+
+    def __init__(
+        self,
+        labels: LabelledCrystals,
+        settings: FlywheelSettings,
+        *,
+        board: TaskBoard,
+        folder: Path,
+        workers: Workers | None = None,
+        on_event: OnEvent = ignore,
+    ) -> None:
+        self.settings = settings
+        self.table = prepared(labels, settings.target)
+        self._own_workers = workers is None
+        self._bench = Bench(
+            board=board,
+            workers=workers or LocalWorkers(timeout_s=7200.0),
+            folder=Path(folder),
+            on_event=on_event,
+        )
+
+    def run(self) -> Study:
+        """Run the study, or what is left of it, and return what it found."""
+        scores: list[ArmScore] = []
+        syntheses: list[Synthesis] = []
+        try:
+            for mode in self.settings.modes:
+                found, made = self._mode(mode)
+                scores += found
+                syntheses += made
+        finally:
+            if self._own_workers:
+                self._bench.workers.close()
+        return Study(
+            settings=self.settings,
+            column=self.table.target or "",
+            n_rows=len(self.table),
+            scores=tuple(scores),
+            syntheses=tuple(syntheses),
+        )
+
+    def _mode(self, mode: Mode) -> tuple[list[ArmScore], list[Synthesis]]:
+        runs = [
+            run_rows(self.table, self.settings, number, mode)
+            for number in range(self.settings.n_runs)
+        ]
+        scores = [_median(rows, number, mode) for number, rows in enumerate(runs)]
+        base, guesses = self._base(runs, mode)
+        scores += base
+        if self.settings.controls:
+            scores += self._compute_controls(runs, mode)
+        syntheses: list[Synthesis] = []
+        n_rounds = self.settings.rounds if mode == "semi-supervised" else 1
+        for turn_number in range(1, n_rounds + 1):
+            turns = self._turns(runs, guesses, mode, turn_number)
+            made = make_all(turns, self.settings, self._bench)
+            syntheses += [each.synthesis for each in made]
+            found, more = self._arms(turns, made)
+            guesses = {**guesses, **more}
+            scores += found
+        return scores, syntheses
+
+    def _base(
+        self, runs: Sequence[RunRows], mode: Mode
+    ) -> tuple[list[ArmScore], dict[tuple[int, str], _Guess]]:
+        """Fit every predictor, and the labeller, on real rows; ask them about all rows."""
+        wanted = [*self.settings.predictors, *filter(None, [self.settings.labeller])]
+        places = [(number, name) for number in range(len(runs)) for name in dict.fromkeys(wanted)]
+        inputs = [base_fit(runs[number], name, self.settings) for number, name in places]
+        scores, guesses = [], {}
+        for (number, name), given, result in zip(
+            places, inputs, self._bench.fit(inputs), strict=True
+        ):
+            guesses[number, name] = _Guess(given, result)
+            if name in self.settings.predictors:
+                scores.append(
+                    _score(runs[number], result, mode=mode, predictor=name, arm=REAL, run=number)
+                )
+        return scores, guesses
+
+    def _compute_controls(self, runs: Sequence[RunRows], mode: Mode) -> list[ArmScore]:
+        """Fit ensembles on real rows alone."""
+        places = [(n, name) for n in range(len(runs)) for name in self.settings.predictors]
+        inputs = [
+            replace(
+                base_fit(runs[n], name, self.settings),
+                asked=_asked(runs[n].table, runs[n].test),
+                n_fits=self.settings.control_members,
+            )
+            for n, name in places
+        ]
+        results = self._bench.fit(inputs)
+        return [
+            _score(runs[n], result, mode=mode, predictor=name, arm=COMPUTE, run=n, is_test=True)
+            for (n, name), result in zip(places, results, strict=True)
+        ]
+
+    def _turns(
+        self,
+        runs: Sequence[RunRows],
+        guesses: dict[tuple[int, str], _Guess],
+        mode: Mode,
+        turn_number: int,
+    ) -> list[Turn]:
+        """Return what each predictor of each run hands to its generator.
+
+        A run whose labeller failed has no turn.
+        """
+        turns = []
+        for number, rows in enumerate(runs):
+            for name in self.settings.predictors:
+                by = self.settings.labeller or name
+                guess = guesses[number, by]
+                if not guess.result.is_done:
+                    continue
+                labels = rows.values[rows.train]
+                if mode == "semi-supervised":
+                    true = torch.isin(rows.train, rows.labelled)
+                    said = torch.tensor(guess.result.result["mean"], dtype=torch.float64)[
+                        rows.train
+                    ]
+                    labels = torch.where(true, labels, said)
+                turns.append(
+                    Turn(
+                        rows=rows,
+                        run=number,
+                        mode=mode,
+                        round=turn_number,
+                        predictor=name,
+                        labels=labels,
+                        labeller=guess.given,
+                        labelled_by=by if mode == "semi-supervised" else "",
+                    )
+                )
+        return turns
+
+    def _arms(
+        self, turns: Sequence[Turn], made: Sequence[Made]
+    ) -> tuple[list[ArmScore], dict[tuple[int, str], _Guess]]:
+        """Fit the arms that use synthetic rows; return their scores and the next turn's guesses."""
+        jobs: list[tuple[Turn, Made, str]] = []
+        inputs: list[FitInput] = []
+        scores: list[ArmScore] = []
+        arms = [SYNTHETIC, BOTH, *([SHUFFLED] if self.settings.controls else [])]
+        for turn, each in zip(turns, made, strict=True):
+            for arm in arms:
+                given = self._arm_input(turn, each, arm)
+                if given is None:
+                    scores.append(_lost(turn, each, arm))
+                    continue
+                jobs.append((turn, each, arm))
+                inputs.append(given)
+        guesses: dict[tuple[int, str], _Guess] = {}
+        for (turn, each, arm), given, result in zip(
+            jobs, inputs, self._bench.fit(inputs), strict=True
+        ):
+            scores.append(
+                _score(
+                    turn.rows,
+                    result,
+                    mode=turn.mode,
+                    predictor=turn.predictor,
+                    arm=arm,
+                    run=turn.run,
+                    turn=turn.round,
+                    n_synthetic=len(each.crystals),
+                    n_real=0 if arm == SYNTHETIC else None,
+                )
+            )
+            # A labeller that was named stays what it was: it shall not confirm itself.
+            if arm == BOTH and self.settings.labeller is None and result.is_done:
+                guesses[turn.run, turn.predictor] = _Guess(given, result)
+        return scores, guesses
+
+    def _arm_input(self, turn: Turn, made: Made, arm: str) -> FitInput | None:
+        """Return the fit of an arm; None where too few synthetic crystals are left."""
+        settings, rows = self.settings, turn.rows
+        if len(made.crystals) < 10:
+            return None
+        labels = made.labels
+        if arm == SHUFFLED:
+            order = torch.randperm(len(labels), generator=child(rows.seed, "shuffled labels"))
+            labels = labels[order]
+        choice = settings.predictor(turn.predictor)
+        real = rows.labelled[:0] if arm == SYNTHETIC else rows.labelled
+        weights = None
+        if len(real) and settings.mixing == "weighted":
+            weights = weights_of_synthetic(made.std, len(real), factor=settings.synthetic_weight)
+        elif len(real) and settings.synthetic_weight != 1.0:
+            weights = torch.full_like(labels, settings.synthetic_weight)
+        with_val = choice.model != "tabular"
+        first = None
+        if settings.mixing == "finetuned" and len(real):
+            first = training_table(rows, real[:0], made.crystals, labels, with_val=with_val)
+            table = training_table(rows, real, with_val=with_val)
+        else:
+            table = training_table(rows, real, made.crystals, labels, weights, with_val=with_val)
+        return FitInput(
+            key="",
+            choice=choice,
+            table=table,
+            first=first,
+            asked=_asked(rows.table, None),
+            column=rows.column,
+            seed=child_seed(rows.seed, "fit", turn.predictor),
+        )
+
+
+def base_fit(rows: RunRows, name: str, settings: FlywheelSettings) -> FitInput:
+    """Return the fit of a predictor on the real rows of a run, asked about all rows."""
+    choice = settings.predictor(name)
+    return FitInput(
+        key="",
+        choice=choice,
+        table=training_table(rows, rows.labelled, with_val=choice.model != "tabular"),
+        asked=_asked(rows.table, None),
+        column=rows.column,
+        seed=child_seed(rows.seed, "fit", name),
+    )
+
+
+def _asked(table: LabelledCrystals, rows: Tensor | None) -> CrystalBatch:
+    """Return crystals without their labels: no predictor gets what it is asked for."""
+    batch = table.crystals if rows is None else table.crystals.select(rows)
+    return replace(batch, properties={}, ids=())
+
+
+def _median(rows: RunRows, number: int, mode: Mode) -> ArmScore:
+    middle = rows.values[rows.labelled].median()
+    error = float((rows.values[rows.test] - middle).abs().mean())
+    return ArmScore(
+        mode=mode,
+        predictor="",
+        arm=MEDIAN,
+        round=1,
+        run=number,
+        mae=error,
+        n_real=len(rows.labelled),
+    )
+
+
+def _score(
+    rows: RunRows,
+    result: TaskResult,
+    *,
+    mode: str,
+    predictor: str,
+    arm: str,
+    run: int,
+    turn: int = 1,
+    n_synthetic: int = 0,
+    n_real: int | None = None,
+    is_test: bool = False,
+) -> ArmScore:
+    """Return the score of a fit, which was asked about all rows or about the test rows."""
+    mae, cpu = float("nan"), 0.0
+    if result.is_done:
+        mean = torch.tensor(result.result["mean"], dtype=torch.float64)
+        mean = mean if is_test else mean[rows.test]
+        mae = float((mean - rows.values[rows.test]).abs().mean())
+        cpu = float(result.result["cpu_s"])
+    return ArmScore(
+        mode=mode,
+        predictor=predictor,
+        arm=arm,
+        round=turn,
+        run=run,
+        mae=mae,
+        n_real=len(rows.labelled) if n_real is None else n_real,
+        n_synthetic=n_synthetic,
+        cpu_s=cpu,
+        error=result.error or "",
+    )
+
+
+def _lost(turn: Turn, made: Made, arm: str) -> ArmScore:
+    return ArmScore(
+        mode=turn.mode,
+        predictor=turn.predictor,
+        arm=arm,
+        round=turn.round,
+        run=turn.run,
+        mae=float("nan"),
+        n_real=0 if arm == SYNTHETIC else len(turn.rows.labelled),
+        n_synthetic=len(made.crystals),
+        error=made.synthesis.error or f"only {len(made.crystals)} synthetic crystals are left",
+    )

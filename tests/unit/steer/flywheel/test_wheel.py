@@ -1,0 +1,227 @@
+"""The whole wheel on a small table: arms, turns, resuming, failures, the report."""
+
+import json
+from contextlib import closing
+
+import pytest
+import torch
+from wheel_tables import COLUMN, quick, salts
+
+from matmill.campaign.store import Store
+from matmill.campaign.tasks import TaskBoard
+from matmill.campaign.workers import InlineWorkers
+from matmill.steer.flywheel import making
+from matmill.steer.flywheel.driver import run_flywheel
+from matmill.steer.flywheel.settings import FilterSettings
+from matmill.steer.flywheel.study import (
+    ARMS,
+    BOTH,
+    COMPUTE,
+    MEDIAN,
+    REAL,
+    SHUFFLED,
+    SYNTHETIC,
+)
+
+
+def study_of(settings, folder, **more):
+    return run_flywheel(
+        settings, folder=folder, table=salts(), workers=InlineWorkers(), **more
+    ).study
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    return study_of(quick(rounds=2), folder), folder
+
+
+def test_every_arm_of_every_run_has_a_score(done):
+    study, _ = done
+    found = {(s.mode, s.predictor, s.arm, s.round, s.run): s for s in study.scores}
+    assert len(found) == len(study.scores)
+    for run in range(2):
+        for mode in ("supervised", "semi-supervised"):
+            for arm in (REAL, COMPUTE, SYNTHETIC, BOTH, SHUFFLED):
+                assert found[mode, "tiny", arm, 1, run].mae > 0
+            assert found[mode, "", MEDIAN, 1, run].mae > 0
+        assert ("semi-supervised", "tiny", BOTH, 2, run) in found
+        assert ("supervised", "tiny", BOTH, 2, run) not in found
+        few = found["semi-supervised", "tiny", BOTH, 1, run]
+        everything = found["supervised", "tiny", BOTH, 1, run]
+        assert few.n_real == round(0.3 * everything.n_real)
+        assert few.n_synthetic > 10
+        assert found["supervised", "tiny", SYNTHETIC, 1, run].n_real == 0
+
+
+def test_the_median_row_is_the_closed_form(done):
+    from matmill.steer.flywheel.rows import prepared, run_rows
+
+    study, _ = done
+    table = prepared(salts(), COLUMN)
+    for score in study.scores:
+        if score.arm == MEDIAN:
+            rows = run_rows(table, study.settings, score.run, score.mode)
+            values = table.column(COLUMN)
+            middle = values[rows.labelled].median()
+            expected = (values[rows.test] - middle).abs().mean()
+            assert score.mae == pytest.approx(float(expected))
+
+
+def test_the_table_compares_arms_with_real_rows_of_the_same_runs(done):
+    study, _ = done
+    both = next(r for r in study.rows if r.arm == BOTH and r.mode == "supervised")
+    real = next(r for r in study.rows if r.arm == REAL and r.mode == "supervised")
+    assert both.against_real.mean == pytest.approx(both.mean - real.mean)
+    assert both.against_real.n == 2
+    assert [r.arm for r in study.rows if r.mode == "supervised"] == [
+        MEDIAN, *(arm for arm in ARMS if arm != MEDIAN),
+    ]  # fmt: skip
+
+
+def test_doing_it_again_does_nothing_and_finds_the_same(done, monkeypatch):
+    study, folder = done
+
+    def refuse(_self, _given):
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr(making.Make, "__call__", refuse)
+    monkeypatch.setattr("matmill.steer.flywheel.fitting.Fit.__call__", refuse)
+    again = study_of(quick(rounds=2), folder)
+    assert json.dumps(again.as_dict()) == json.dumps(study.as_dict())
+
+
+def test_a_study_that_differs_late_shares_what_comes_before(done, tmp_path, monkeypatch):
+    _, folder = done
+    made = []
+    original = making.Make.__call__
+    monkeypatch.setattr(
+        making.Make, "__call__", lambda self, g: made.append(g.key) or original(self, g)
+    )
+    with closing(Store(folder / "flywheel.sqlite")) as store:
+        before = TaskBoard(store).counts()
+    store = f"sqlite:///{folder / 'flywheel.sqlite'}"
+    study_of(quick(mixing="weighted"), tmp_path, store=store)
+    assert not made  # the synthetic crystals are those of the first study
+    with closing(Store(folder / "flywheel.sqlite")) as store:
+        after = TaskBoard(store).counts()
+    new = after["flywheel fit 1"]["done"] - before["flywheel fit 1"]["done"]
+    assert new == 8  # two arms with both kinds of rows, two modes, two runs
+
+
+def test_the_files_tell_the_same(done):
+    study, folder = done
+    table = json.loads((folder / "table.json").read_text())
+    assert table["column"] == COLUMN
+    assert len(table["table"]) == len(study.rows)
+    page = (folder / "report.html").read_text()
+    assert "real + synthetic" in page
+    assert "http" not in page.split("</style>")[1].split("<h2>Record")[0]
+    record = json.loads((folder / "run.json").read_text())
+    assert record["settings"]["n_runs"] == 2
+    assert record["cpu_s"]["predictors"] > 0
+
+
+def test_no_arm_sees_a_test_row_or_its_label(tmp_path, monkeypatch):
+    """Labels of test rows are changed: nothing but the scores may change."""
+    from dataclasses import replace
+
+    from matmill.steer.flywheel.rows import prepared, run_rows
+
+    settings = quick(n_runs=1, modes=("supervised",), controls=False)
+    table = salts()
+    rows = run_rows(prepared(table, COLUMN), settings, 0, "supervised")
+    changed = table.crystals.properties[COLUMN].clone()
+    changed[rows.test] += 1000.0
+    other = replace(table, crystals=table.crystals.with_properties(**{COLUMN: changed}))
+    kept = []
+    original = making.Make.__call__
+
+    def noting(self, given):
+        kept.append((given.key, given.values.tolist()))
+        return original(self, given)
+
+    monkeypatch.setattr(making.Make, "__call__", noting)
+    studies = [
+        run_flywheel(settings, folder=tmp_path / str(i), table=t, workers=InlineWorkers()).study
+        for i, t in enumerate((table, other))
+    ]
+    assert kept[0] == kept[1]
+    maes = [{s.arm: s.mae for s in study.scores} for study in studies]
+    assert maes[1][BOTH] - maes[0][BOTH] > 900
+    assert studies[0].syntheses[0].n_kept == studies[1].syntheses[0].n_kept
+
+
+def test_a_generator_that_returns_rubbish_costs_its_arms_only(tmp_path, monkeypatch):
+    def rubbish(_self, given):
+        n = len(given.values)
+        return {
+            "crystals": {
+                "n_atoms": [1] * n,
+                "lattice": [[float("nan")] * 9] * n,
+                "frac_coords": [float("inf")] * 3 * n,
+                "atomic_numbers": [200] * n,
+            },
+            "generator": "",
+            "train_cpu_s": 0.0,
+            "sample_cpu_s": 0.0,
+        }
+
+    monkeypatch.setattr(making.Make, "__call__", rubbish)
+    study = study_of(quick(n_runs=1, modes=("supervised",)), tmp_path)
+    scores = {s.arm: s for s in study.scores}
+    assert scores[REAL].mae > 0
+    assert scores[BOTH].error == "only 0 synthetic crystals are left"
+    assert study.syntheses[0].dropped["no crystal"] == study.syntheses[0].n_asked
+    row = next(r for r in study.rows if r.arm == BOTH)
+    assert (row.n_failed, row.maes) == (1, ())
+
+
+def test_a_generator_that_crashes_is_told_by_name(tmp_path, monkeypatch):
+    def crash(_self, _given):
+        raise RuntimeError("out of noise")
+
+    monkeypatch.setattr(making.Make, "__call__", crash)
+    study = study_of(quick(n_runs=1, modes=("supervised",)), tmp_path)
+    assert "out of noise" in next(s for s in study.scores if s.arm == BOTH).error
+    assert "out of noise" in study.syntheses[0].error
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixing": "finetuned"},
+        {"label": "predictor", "filters": FilterSettings(copies=False, near=False, certainty=0.3)},
+        {"conditions": "beyond", "filters": FilterSettings.none()},
+        {"synthetic_weight": 0.3, "synthetic_ratio": 0.5},
+    ],
+)
+def test_options_change_the_arms(done, tmp_path, changes):
+    study, _ = done
+    other = study_of(quick(n_runs=1, modes=("supervised",), **changes), tmp_path)
+    maes = [
+        next(s.mae for s in each.scores if s.arm == BOTH and s.run == 0) for each in (study, other)
+    ]
+    assert maes[0] != maes[1]
+    assert all(value > 0 for value in maes)
+
+
+def test_augmented_crystals_are_near_rows_of_the_asked_label():
+    table = salts()
+    values = torch.tensor([15.0, 40.0, 60.0]).double()
+    found = making.augmented(table, COLUMN, values, torch.Generator().manual_seed(0))
+    labels = table.column(COLUMN)
+    for i, value in enumerate(values.tolist()):
+        near = (labels - value).abs().argsort()[: making.N_NEAR]
+        volumes = table.crystals.volume[near]
+        assert bool(((found.volume[i] / volumes - 1).abs() < 0.3).any())
+        assert found.formula[i] in {table.crystals.formula[row] for row in near.tolist()}
+
+
+def test_crystals_survive_json_exactly():
+    crystals = salts().crystals
+    again = making.from_plain(json.loads(json.dumps(making.to_plain(crystals))))
+    assert torch.equal(again.lattice, crystals.lattice)
+    assert torch.equal(again.frac_coords, crystals.frac_coords)
+    assert torch.equal(again.atomic_numbers, crystals.atomic_numbers)
