@@ -166,6 +166,22 @@ def kept(work):
             np.savez(file, **seen)
 
 
+def fed_with(theirs, reference, samples):
+    """Return how far our COV is from the peer's when it gets the peer's structure prints."""
+    sides = [
+        (
+            torch.from_numpy(theirs[f"{name}_structure"]),
+            fingerprints.composition_fingerprints(batch),
+        )
+        for name, batch in (("samples", samples), ("reference", reference))
+    ]
+    rows = []
+    for metric in fingerprints.coverage(*sides):
+        key = metric.name.split(" ")[0].lower().replace("-", "_")
+        rows.append((f"{key}, on the peer's prints", abs(metric.value - float(theirs[key]))))
+    return rows
+
+
 def largest(mine, theirs):
     """Return the largest difference of two arrays, infinite where only one has a number."""
     mine, theirs = np.asarray(mine, dtype=float), np.asarray(theirs, dtype=float)
@@ -183,7 +199,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ours", action="store_true", help="make our numbers, ask nobody, stop")
     parser.add_argument(
-        "--finished", action="store_true", help="make no fingerprints: compare those that are kept"
+        "--finished",
+        action="store_true",
+        help="make no fingerprints: compare those that are kept, and COV on the peer's",
     )
     parser.add_argument("--orbits", action="store_true", help="compare one site of each orbit too")
     parser.add_argument("--data", type=Path, default=DATA)
@@ -229,6 +247,8 @@ def main():
     keys = [key for key in keys if key in numbers]
     for key in keys:
         rows.append((key, abs(numbers[key].value - float(theirs[key]))))
+    if arguments.finished:
+        rows += fed_with(theirs, reference, samples)
     shares = {"geometry": theirs["geometry"], "composition": theirs["composition"]}
     for key, good in shares.items():
         rows.append((f"share {key}", abs(numbers[key].value - float(np.mean(good)))))
