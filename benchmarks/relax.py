@@ -22,7 +22,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -253,7 +252,10 @@ def peak(arguments: argparse.Namespace, batch: CrystalBatch) -> dict:
     torch.set_num_threads(1)
     rows = torch.arange(arguments.copies_to) % len(batch)
     relax(batch.select(rows), load_chgnet(), RelaxSettings(max_steps=1))
-    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
+    # Not ru_maxrss: a process inherits that of the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak_kb = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"peak_mb": int(peak_kb) / 1000}
 
 
 def cpu_seconds() -> float:
