@@ -134,6 +134,7 @@ class CdvaeSettings(Settings):
             sites; ``size`` must have its width, heads and blocks (see `with_flow_trunk`).
         batch_size: Crystals a step of the autoencoder.
         prior_batch_size: Latents a step of the prior.
+        prior_rows: Crystals whose latents the prior learns from, at most; drawn at random.
         hide_condition: Chance that one condition is hidden from one view, so that any subset may
             be asked for.
         hide_extras: Chance that symmetry and number of atoms are hidden from the prior: such views
@@ -150,6 +151,7 @@ class CdvaeSettings(Settings):
     flow_trunk: bool = False
     batch_size: Count = 64
     prior_batch_size: Count = 256
+    prior_rows: Count = 20_000
     hide_condition: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
     hide_extras: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     fit: FitSettings = _FIT

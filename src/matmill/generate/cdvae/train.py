@@ -102,7 +102,7 @@ def train_cdvae(
         )
     }
     if prior is not None:
-        rows = encoded(model, data)
+        rows = encoded(model, data, _some(len(data), settings.prior_rows, seed, "latents"))
         prior.fit_scale(rows.mean, rows.log_variance)
         fitted["prior"] = fit(
             PriorTask(prior, hide=settings.hide_condition, hide_extras=settings.hide_extras),
@@ -113,7 +113,7 @@ def train_cdvae(
             on_event=on_event,
             resume=resume,
         )
-    kept = torch.randperm(len(data), generator=child(seed, "rows"))[:_MOST_ROWS].sort().values
+    kept = _some(len(data), _MOST_ROWS, seed, "rows")
     card = {
         "kind": KIND,
         "format": FORMAT,
@@ -138,14 +138,19 @@ def train_cdvae(
 
 
 @torch.no_grad()
-def encoded(model: Autoencoder, data: CdvaeSet) -> LatentRows:
-    """Return the latents of all training crystals, in order."""
+def encoded(model: Autoencoder, data: CdvaeSet, rows: Int[Tensor, " k"]) -> LatentRows:
+    """Return the latents of these training crystals, in order."""
     model = model.eval()
-    order = data.crystals.n_atoms.argsort(stable=True)
-    parts = [model.encode(data.view(rows).crystals) for rows in order.split(_ENCODED_AT_ONCE)]
+    order = data.crystals.n_atoms[rows].argsort(stable=True)
+    parts = [model.encode(data.view(rows[part]).crystals) for part in order.split(_ENCODED_AT_ONCE)]
     back = order.argsort()
     mean, log_variance = (torch.cat(list(column))[back] for column in zip(*parts, strict=True))
-    return LatentRows(mean=mean, log_variance=log_variance, known=data.known)
+    return LatentRows(mean=mean, log_variance=log_variance, known=data.known.select(rows))
+
+
+def _some(n: int, most: int, seed: int, name: str) -> Int[Tensor, " k"]:
+    """Return at most so many rows of n, drawn at random, in order."""
+    return torch.randperm(n, generator=child(seed, name))[:most].sort().values
 
 
 def _space_groups(batch: CrystalBatch) -> Int[Tensor, " n"]:

@@ -44,8 +44,8 @@ def test_an_interrupted_training_ends_with_equal_weights(crystals, space_groups,
     # Stopped in the middle of the autoencoder: its checkpoint is there, no prior yet.
     from matmill.generate.cdvae import train
 
-    def stop(model, data):
-        del model, data
+    def stop(model, data, rows):
+        del model, data, rows
         raise KeyboardInterrupt
 
     kept, train.encoded = train.encoded, stop
