@@ -13,8 +13,13 @@ from torch import Tensor
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.periodic import wrap
 from matmill.data.table import LabelledCrystals
-from matmill.errors import DataError
-from matmill.generate.protocol import ConditionalGenerator, GenerationRequest, load_generator
+from matmill.errors import DataError, InputError
+from matmill.generate.protocol import (
+    ASSETS,
+    ConditionalGenerator,
+    GenerationRequest,
+    load_generator,
+)
 from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.settings import GeneratorChoice
 
@@ -93,7 +98,7 @@ class Make:
                 settings=CdvaeSettings.model_validate(given.choice.settings),
                 folder=folder,
                 seed=child_seed(given.seed, "generator"),
-                start=None if start is None else CdvaeGenerator.load(Path(start)),
+                start=None if start is None else CdvaeGenerator.load(weights_file(start)),
             )
             generator.save(path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -124,6 +129,21 @@ class Make:
         generator = load_generator(base, adapters=(path,))
         assert isinstance(generator, ConditionalGenerator)
         return generator, name
+
+
+def weights_file(start: str) -> Path:
+    """Return the file of weights that training starts from: the user's, or shipped ones by name.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    for path in (Path(start), ASSETS / f"{start}.safetensors"):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"There are no weights '{start}' to start from: give a file, or the name of a shipped "
+        "generator."
+    )
 
 
 def augmented(

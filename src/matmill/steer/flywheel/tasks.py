@@ -14,7 +14,8 @@ from matmill.data.rows import content_hash
 from matmill.progress import OnEvent, ignore
 from matmill.steer.flywheel.fitting import Fit, FitInput
 from matmill.steer.flywheel.looking import LookInput, Settle, SettleInput, look
-from matmill.steer.flywheel.making import Make, MakeInput
+from matmill.steer.flywheel.making import Make, MakeInput, weights_file
+from matmill.training.checkpoint import hash_of
 
 # Raise a number when a change of code changes its results: kept ones are then made anew.
 FIT, MAKE, LOOK, SETTLE = (
@@ -108,20 +109,15 @@ def fit_key(one: FitInput) -> str:
 def make_key(one: MakeInput) -> str:
     """Return the content hash of everything that a trained generator depends on."""
     choice = one.choice.model_dump(mode="json", exclude={"guidance"})
-    if one.choice.start is not None:
-        choice["start"] = _start_hash(one.choice.start)
+    start = one.choice.start or ("flow" if one.choice.family == "flow-adapter" else None)
+    if start is not None:
+        choice["start"] = hash_of(weights_file(start))
     return _hash([MAKE, choice, one.table.hash, one.column, one.seed])
 
 
 def batch_hash(batch: CrystalBatch) -> str:
     """Return a content hash of a batch and its properties; order counts."""
     return content_hash(batch)
-
-
-def _start_hash(start: str) -> str:
-    """Return the hash of the weights that training starts from, or the name of shipped ones."""
-    path = Path(start)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else start
 
 
 def _hash(values: list[Any]) -> str:

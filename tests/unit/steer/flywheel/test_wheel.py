@@ -225,3 +225,34 @@ def test_crystals_survive_json_exactly():
     assert torch.equal(again.lattice, crystals.lattice)
     assert torch.equal(again.frac_coords, crystals.frac_coords)
     assert torch.equal(again.atomic_numbers, crystals.atomic_numbers)
+
+
+def test_the_key_of_a_generator_follows_the_weights_it_starts_from(tmp_path):
+    from dataclasses import replace
+
+    from matmill.errors import InputError
+    from matmill.steer.flywheel.settings import GeneratorChoice
+    from matmill.steer.flywheel.tasks import make_key
+
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(b"first")
+    given = making.MakeInput(
+        key="",
+        choice=GeneratorChoice(start=str(weights)),
+        table=salts(20),
+        column=COLUMN,
+        values=torch.zeros(3),
+        seed=0,
+    )
+    first = make_key(given)
+    assert make_key(replace(given, values=torch.ones(3))) == first  # it may be asked for anything
+    assert make_key(replace(given, seed=1)) != first
+    weights.write_bytes(b"second")
+    assert make_key(given) != first
+    shipped = replace(given, choice=GeneratorChoice(family="flow-adapter"))
+    named = replace(given, choice=GeneratorChoice(family="flow-adapter", start="flow"))
+    assert making.weights_file("flow").name == "flow.safetensors"
+    assert make_key(shipped) != make_key(replace(given, choice=GeneratorChoice()))
+    assert make_key(named) == make_key(named)
+    with pytest.raises(InputError, match="no weights 'rivers'"):
+        make_key(replace(given, choice=GeneratorChoice(start="rivers")))
