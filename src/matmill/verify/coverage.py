@@ -61,7 +61,7 @@ N_STRUCTURE = LARGEST_COORDINATION + sum(len(names) for names in _MOTIFS.values(
 
 _ORBIT_A = 0.01  # tolerance in Å within which sites count as equivalent
 _LEAST_DISTANCE_A = 0.05
-_MOST_ATOMS_PER_A3 = 1.0  # five times those of diamond: more would fill memory with neighbours
+_MOST_ATOMS_PER_A3 = 2.0  # ten times those of diamond: more would fill memory with neighbours
 
 
 def structure_fingerprints(
