@@ -10,6 +10,7 @@ Source:
     Local structure order parameters (2020); Ward et al., Magpie (2016).
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch
@@ -61,6 +62,8 @@ N_STRUCTURE = LARGEST_COORDINATION + sum(len(names) for names in _MOTIFS.values(
 
 _ORBIT_A = 0.01  # tolerance in Å within which sites count as equivalent
 _LEAST_DISTANCE_A = 0.05
+_SPARSE_A3 = 60.0  # for each atom; the most open zeolites have less
+_MOST_NEIGHBOURS = 50_000
 _MOST_ATOMS_PER_A3 = 2.0  # ten times those of diamond: more would fill memory with neighbours
 
 
@@ -80,11 +83,12 @@ def structure_fingerprints(
     """
     found = torch.full((len(batch), N_STRUCTURE), torch.nan, dtype=torch.float64)
     # Overlapping atoms have no neighbours to tell, and looking for them would never end.
+    ends = ~_loses_neighbours(batch)
     if every_site:
-        whole, orbits = _has_room(batch), [None] * len(batch)
+        whole, orbits = (ends & _has_room(batch)).tolist(), [None] * len(batch)
     else:
-        whole = [fate is None for fate in check(batch)]
-        orbits = datasets(batch, symprec=_ORBIT_A)
+        sound = torch.tensor([fate is None for fate in check(batch)], dtype=torch.bool)
+        whole, orbits = (ends & sound).tolist(), datasets(batch, symprec=_ORBIT_A)
     for i, data in enumerate(orbits):
         if whole[i]:
             with warnings.catch_warnings():
@@ -175,7 +179,7 @@ def _smallest(
     return of_a, of_b
 
 
-def _has_room(batch: CrystalBatch) -> list[bool]:
+def _has_room(batch: CrystalBatch) -> Bool[Tensor, " n_crystals"]:
     """Return which crystals are finite, and sparse enough for neighbours to be looked for."""
     bad_atom = ~torch.isfinite(batch.frac_coords).all(1)
     n_bad = torch.zeros(len(batch), dtype=torch.int64)
@@ -184,7 +188,20 @@ def _has_room(batch: CrystalBatch) -> list[bool]:
     good &= batch.n_atoms / batch.volume <= _MOST_ATOMS_PER_A3
     rows = torch.nonzero(good).flatten()
     good[rows] = smallest_distance(batch.select(rows)) >= _LEAST_DISTANCE_A
-    return good.tolist()
+    return good
+
+
+def _loses_neighbours(batch: CrystalBatch) -> Bool[Tensor, " n_crystals"]:
+    """Return which crystals are so sparse and long that neighbours would be sought in 50,000 atoms.
+
+    Where a site's cell does not close among the atoms within 13 Å, the search goes on to the
+    longest diagonal of the cell, in one call that no timer can end.
+    """
+    corners = torch.tensor([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1]], dtype=torch.float64)
+    reach = (corners @ batch.lattice.double()).norm(dim=-1).amax(1)
+    per_atom = batch.volume.double() / batch.n_atoms
+    count = 4.0 / 3.0 * math.pi * reach**3 / per_atom
+    return (per_atom > _SPARSE_A3) & (count > _MOST_NEIGHBOURS)
 
 
 def _mean_over_sites(structure: "Structure", data: "MoyoDataset | None") -> Tensor:

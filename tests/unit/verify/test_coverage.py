@@ -67,11 +67,11 @@ def test_every_site_and_one_of_each_orbit_agree_on_symmetric_crystals():
 
 def test_every_site_is_looked_at_in_crystals_that_are_not_valid_too():
     wide = CrystalBatch.from_lists([14.0 * np.eye(3)], [[[0, 0, 0], [0.2, 0, 0]]], [[11, 17]])
-    crowded = CrystalBatch.from_lists([np.eye(3)], [[[0, 0, 0], [0.5, 0.5, 0.5]]], [[11, 17]])
+    crowded = CrystalBatch.from_lists([0.8 * np.eye(3)], [[[0, 0, 0], [0.5, 0.5, 0.5]]], [[11, 17]])
     batch = concatenate([wide, crowded])
     assert bool(cov.structure_fingerprints(batch).isnan().all())
     every = cov.structure_fingerprints(batch, every_site=True)
-    assert every.isnan().all(1).tolist() == [False, True]  # two atoms in 1 Å³ are too many
+    assert every.isnan().all(1).tolist() == [False, True]  # two atoms in 0.5 Å³ are too many
 
 
 def test_an_element_without_properties_is_near_nothing():
@@ -137,3 +137,17 @@ def test_a_set_covers_itself_and_failures_stay_in_the_denominator():
     assert bool(found[0].isnan().all())
     assert not bool(found[1].isnan().any())
     assert seen == [0, 1]
+
+
+def test_no_neighbours_are_sought_along_a_needle():
+    # The search would take 14 s in one call that no timer ends, and find nothing of use.
+    n = 11
+    place = torch.arange(n) / n + 0.01 * torch.rand(n, generator=torch.Generator().manual_seed(0))
+    needle = CrystalBatch(
+        lattice=torch.diag(torch.tensor([2.5, 2.5, 195.0], dtype=torch.float64))[None],
+        frac_coords=torch.stack([torch.zeros(n), torch.zeros(n), place], dim=1).double(),
+        atomic_numbers=torch.arange(20, 20 + n),
+        n_atoms=torch.tensor([n]),
+    )
+    for every_site in (False, True):
+        assert bool(cov.structure_fingerprints(needle, every_site=every_site).isnan().all())
