@@ -31,7 +31,7 @@ from matmill.verify.hull_entries import HullEntries, element_masks, entries_to_t
 from matmill.verify.potentials import load_chgnet
 
 FILES = ("mp_union", "mp_20", "element_references", "novelty_reference")
-VERSION = 2
+VERSION = 3
 ASSETS = ROOT / "src" / "matmill" / "assets"
 
 
