@@ -17,11 +17,11 @@ from matmill.progress import Event, OnEvent, ignore
 from matmill.steer.flywheel import report
 from matmill.steer.flywheel.settings import FlywheelSettings
 from matmill.steer.flywheel.study import Study
+from matmill.steer.flywheel.tasks import TASK_SECONDS
 from matmill.steer.flywheel.wheel import Flywheel
 from matmill.training.checkpoint import write_atomically
 
 STORE_NAME = "flywheel.sqlite"
-TASK_SECONDS = 7200.0  # longest training of a generator or predictor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,23 @@
 """The wheel's work as content-keyed tasks: what was finished before is read, not done again."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matmill.campaign.tasks import TaskBoard, TaskResult
+from matmill.campaign.tasks import TaskBoard, TaskResult, task_key
 from matmill.campaign.workers import Workers
-from matmill.crystals.batch import CrystalBatch
 from matmill.data.rows import content_hash
 from matmill.progress import OnEvent, ignore
 from matmill.steer.flywheel.fitting import Fit, FitInput
 from matmill.steer.flywheel.looking import LookInput, Settle, SettleInput, look
 from matmill.steer.flywheel.making import Make, MakeInput, weights_file
 from matmill.training.checkpoint import hash_of
+from matmill.verify.hull import Hull
+from matmill.verify.potentials import load_chgnet
 
 # Raise a number when a change of code changes its results: kept ones are then made anew.
+TASK_SECONDS = 7200.0  # longest training of a generator or predictor
 FIT, MAKE, LOOK, SETTLE = (
     "flywheel fit 1",
     "flywheel make 1",
@@ -46,7 +46,12 @@ class Bench:
         """Train predictors and return what they say of the asked crystals."""
         keyed = [replace(one, key=fit_key(one)) for one in inputs]
         items = [
-            {"fit": one.key, "asked": batch_hash(one.asked), "coverage": one.coverage}
+            {
+                "fit": one.key,
+                "n_fits": one.n_fits,
+                "asked": content_hash(one.asked),
+                "coverage": one.coverage,
+            }
             for one in keyed
         ]
         return self._run(FIT, items, Fit(self.folder), keyed)
@@ -64,8 +69,8 @@ class Bench:
         """Return facts about synthetic crystals."""
         items = [
             {
-                "synthetic": batch_hash(one.synthetic),
-                "real": batch_hash(one.real),
+                "synthetic": content_hash(one.synthetic),
+                "real": content_hash(one.real),
                 "limits": one.limits.model_dump(mode="json"),
             }
             for one in inputs
@@ -74,8 +79,15 @@ class Bench:
 
     def settle(self, inputs: Sequence[SettleInput]) -> list[TaskResult]:
         """Return energies above the hull."""
+        hull, potential = Hull.load().hash, load_chgnet().hash
         items = [
-            {"crystals": batch_hash(one.crystals), "stability": one.stability} for one in inputs
+            {
+                "crystals": content_hash(one.crystals),
+                "stability": one.stability,
+                "hull": hull,
+                "potential": potential,
+            }
+            for one in inputs
         ]
         return self._run(SETTLE, items, Settle(), list(inputs))
 
@@ -92,17 +104,19 @@ class Bench:
 
 
 def fit_key(one: FitInput) -> str:
-    """Return the content hash of everything that a fitted predictor depends on."""
-    return _hash(
+    """Return the content hash of everything that fitted predictors depend on.
+
+    Their number does not count: an ensemble begins with the predictor that stands alone.
+    """
+    return task_key(
+        FIT,
         [
-            FIT,
             one.choice.model_dump(mode="json"),
             one.table.hash,
             None if one.first is None else one.first.hash,
             one.column,
             one.seed,
-            one.n_fits,
-        ]
+        ],
     )
 
 
@@ -112,14 +126,4 @@ def make_key(one: MakeInput) -> str:
     start = one.choice.start or ("flow" if one.choice.family == "flow-adapter" else None)
     if start is not None:
         choice["start"] = hash_of(weights_file(start))
-    return _hash([MAKE, choice, one.table.hash, one.column, one.seed])
-
-
-def batch_hash(batch: CrystalBatch) -> str:
-    """Return a content hash of a batch and its properties; order counts."""
-    return content_hash(batch)
-
-
-def _hash(values: list[Any]) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return task_key(MAKE, [choice, one.table.hash, one.column, one.seed])

@@ -38,7 +38,7 @@ from matmill.steer.flywheel.study import (
     Synthesis,
 )
 from matmill.steer.flywheel.synthesis import Made, Turn, make_all
-from matmill.steer.flywheel.tasks import Bench
+from matmill.steer.flywheel.tasks import TASK_SECONDS, Bench
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Flywheel:
         self._own_workers = workers is None
         self._bench = Bench(
             board=board,
-            workers=workers or LocalWorkers(timeout_s=7200.0),
+            workers=workers or LocalWorkers(timeout_s=TASK_SECONDS),
             folder=Path(folder),
             on_event=on_event,
         )

@@ -9,7 +9,6 @@ Source:
     was in part a replay of its own lessons, which the usual novelty does not see.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from torch import Tensor
 from matmill import __version__
 from matmill.campaign.provenance import machine
 from matmill.campaign.store import Store
-from matmill.campaign.tasks import TaskBoard
+from matmill.campaign.tasks import TaskBoard, TaskResult, task_key
 from matmill.campaign.workers import LocalWorkers, Workers
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.data.rows import content_hash
@@ -33,8 +32,9 @@ from matmill.generate.dataset import usable
 from matmill.generate.train import labelled_crystals
 from matmill.progress import Event, OnEvent, ignore
 from matmill.randomness import child, child_seed
-from matmill.steer.flywheel.looking import Settle, SettleInput
+from matmill.steer.flywheel.looking import SettleInput
 from matmill.steer.flywheel.making import from_plain
+from matmill.steer.flywheel.tasks import TASK_SECONDS, Bench
 from matmill.steer.selfteach.judging import Judgement, judge, lesson
 from matmill.steer.selfteach.settings import SelfteachSettings
 from matmill.steer.selfteach.tasks import Draw, DrawInput, Teach, TeachInput, weights_of
@@ -42,9 +42,8 @@ from matmill.training.checkpoint import hash_of, write_atomically
 from matmill.verify.novelty import KnownIndex
 
 STORE_NAME = "selfteach.sqlite"
-TASK_SECONDS = 7200.0
 # Raise a number when a change of code changes its results: kept ones are then made anew.
-DRAW, SETTLE, TEACH = "selfteach draw 1", "flywheel settle 1", "selfteach teach 1"
+DRAW, TEACH = "selfteach draw 1", "selfteach teach 1"
 _HULL = "energy_above_hull_ev"
 _MOST_REPEATS = 4
 
@@ -160,8 +159,9 @@ class Selfteach:
             raise DataError(f"{settings.data} has no crystals of the split '{settings.split}'.")
         learnt = {k: v for k, v in trained_on.properties.items() if k in SCALARS}
         self.trained_on, self.settings = replace(trained_on, properties=learnt), settings
-        self.board, self.workers, self.folder = board, workers, folder
-        self.known, self.on_event = known, on_event
+        self.folder = folder
+        self._bench = Bench(board=board, workers=workers, folder=folder, on_event=on_event)
+        self.known = known
         self._judged: dict[str, Judgement] = {}
 
     def run(self) -> list[RoundFacts]:
@@ -210,13 +210,13 @@ class Selfteach:
             )
         drawn = self._done(DRAW, items, Draw(self.folder), inputs)
         batches = [from_plain(result["crystals"]) for result in drawn]
-        settled = self._done(
-            SETTLE,
-            [{"crystals": content_hash(batch), "stability": "relaxed"} for batch in batches],
-            Settle(),
-            [SettleInput(crystals=batch, stability="relaxed") for batch in batches],
+        settled = _results(
+            "relaxing",
+            self._bench.settle([SettleInput(crystals=b, stability="relaxed") for b in batches]),
         )
-        key = _key([weights, seed, [content_hash(batch) for batch in arm.taught]])
+        key = task_key(
+            "selfteach judge", [weights, seed, [content_hash(batch) for batch in arm.taught]]
+        )
         if key not in self._judged:
             self._judged[key] = judge(
                 concatenate(batches),
@@ -262,7 +262,8 @@ class Selfteach:
             )
         items = [self._teach_item(given) for _, given in inputs]
         keyed = [
-            replace(given, key=_key(item)) for (_, given), item in zip(inputs, items, strict=True)
+            replace(given, key=task_key(TEACH, item))
+            for (_, given), item in zip(inputs, items, strict=True)
         ]
         results = self._done(TEACH, items, Teach(self.folder), keyed)
         for (arm, _), result in zip(inputs, results, strict=True):
@@ -322,11 +323,23 @@ class Selfteach:
         Raises:
             MatmillError: If one failed for good.
         """
-        results = self.board.run(kind, items, function, self.workers, self.on_event, inputs=inputs)
-        for result in results:
-            if not result.is_done:
-                raise MatmillError(f"A task of '{kind}' failed: {result.error}.")
-        return [result.result for result in results]
+        bench = self._bench
+        return _results(
+            kind,
+            bench.board.run(kind, items, function, bench.workers, bench.on_event, inputs=inputs),
+        )
+
+
+def _results(what: str, found: Sequence[TaskResult]) -> list[Any]:
+    """Return the results of tasks.
+
+    Raises:
+        MatmillError: If one failed for good.
+    """
+    for one in found:
+        if not one.is_done:
+            raise MatmillError(f"A task of '{what}' failed: {one.error}.")
+    return [one.result for one in found]
 
 
 def _bare(batch: CrystalBatch, rows: Tensor) -> CrystalBatch:
@@ -346,7 +359,3 @@ def _with(batch: CrystalBatch, like: CrystalBatch) -> CrystalBatch:
     return replace(
         batch, properties={name: batch.properties.get(name, nothing) for name in like.properties}
     )
-
-
-def _key(values: Any) -> str:  # noqa: ANN401 - any JSON value
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

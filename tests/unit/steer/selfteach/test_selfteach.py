@@ -9,12 +9,12 @@ from matmill.campaign.workers import InlineWorkers
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.errors import DataError, InputError, MatmillError
 from matmill.generate.train import GeneratorSettings, train
+from matmill.steer.flywheel.looking import Settle
 from matmill.steer.flywheel.making import to_plain
-from matmill.steer.selfteach import loop
 from matmill.steer.selfteach.judging import element_number, judge, lesson
 from matmill.steer.selfteach.loop import run_selfteach
 from matmill.steer.selfteach.settings import SelfteachSettings
-from matmill.steer.selfteach.tasks import weights_of
+from matmill.steer.selfteach.tasks import Draw, Teach, weights_of
 from matmill.training.fit import FitSettings
 from matmill.verify.novelty import KnownIndex
 
@@ -164,7 +164,7 @@ def settled(monkeypatch):
             "cpu_s": 0.5,
         }
 
-    monkeypatch.setattr(loop.Settle, "__call__", answer)
+    monkeypatch.setattr(Settle, "__call__", answer)
 
 
 def run(start, folder, known, **changes):
@@ -192,8 +192,8 @@ def test_all_arms_run_all_rounds_and_a_second_call_finds_the_same(
     def refuse(_self, _given):
         raise AssertionError("nothing is left to do")
 
-    for name in ("Draw", "Teach", "Settle"):
-        monkeypatch.setattr(getattr(loop, name), "__call__", refuse)
+    for kind in (Draw, Teach, Settle):
+        monkeypatch.setattr(kind, "__call__", refuse)
     again = run(start, tmp_path, nothing_known)
     assert json.dumps([vars(f) for f in again]) == json.dumps([vars(f) for f in facts])
 
@@ -223,7 +223,7 @@ def test_a_failed_task_stops_with_its_reason(start, nothing_known, tmp_path, mon
     def crash(_self, _given):
         raise RuntimeError("no forces")
 
-    monkeypatch.setattr(loop.Settle, "__call__", crash)
+    monkeypatch.setattr(Settle, "__call__", crash)
     with pytest.raises(MatmillError, match="no forces"):
         run(start, tmp_path, nothing_known, arms=("raw",))
 
