@@ -15,7 +15,7 @@ from generator_common import DATA, markdown, save
 from matmill.campaign.workers import LocalWorkers
 from matmill.config import check_settings, read_toml
 from matmill.steer.flywheel.driver import TASK_SECONDS, run_flywheel
-from matmill.steer.flywheel.settings import FlywheelSettings
+from matmill.steer.flywheel.settings import FilterSettings, FlywheelSettings
 from matmill.steer.flywheel.study import BOTH, SYNTHETIC
 
 VARIATIONS = {
@@ -24,15 +24,7 @@ VARIATIONS = {
     "labels of the strongest predictor": {"label": "predictor", "labeller": "tabular"},
     "weighted by its error": {"label": "predictor", "labeller": "tabular", "mixing": "weighted"},
     "a third of the weight": {"synthetic_weight": 1 / 3},
-    "no filters": {
-        "filters": {
-            "min_distance_ratio": 0.0,
-            "copies": False,
-            "near": False,
-            "known_elements": False,
-            "agreement": 0.0,
-        }
-    },
+    "no filters": {"filters": FilterSettings.none().model_dump()},
     "without agreement": {"filters": {"agreement": 0.0}},
     "charges must balance": {"filters": {"neutral": True}},
     "surest half": {"filters": {"certainty": 0.5}},

@@ -9,8 +9,6 @@ import os
 import pickle
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +19,7 @@ from matmill.campaign.workers import (
     ONE_THREAD,
     RETRIES_AFTER_CRASH,
     TIMEOUT_S,
-    OnDone,
+    Crew,
     Outcome,
 )
 from matmill.errors import InputError, MatmillError, MissingExtraError
@@ -29,7 +27,7 @@ from matmill.errors import InputError, MatmillError, MissingExtraError
 _STORE_BYTES = 100 * 2**20  # tasks and results are small; Ray would take a third of the memory
 
 
-class RayWorkers:
+class RayWorkers(Crew):
     """Tasks run in actors of a Ray cluster.
 
     Args:
@@ -53,75 +51,27 @@ class RayWorkers:
         timeout_s: float = TIMEOUT_S,
         memory_gb: float = MEMORY_GB,
     ) -> None:
-        self.timeout_s = timeout_s
-        self.memory_gb = memory_gb
         self._ray = _import_ray()
         self._is_ours = not self._ray.is_initialized()
         if self._is_ours:
             _connect(self._ray, n_workers, address)
-        self.n_workers = n_workers or int(self._ray.cluster_resources().get("CPU", 1))
-        self._actors: list[_Actor] = []
-
-    def prepare(self, function: Callable[[Any], Any]) -> None:
-        """Start the actors and let them load ``function``."""
-        self._prepare(pickle.dumps(function), self.n_workers)
-
-    def map(
-        self,
-        function: Callable[[Any], Any],
-        items: Sequence[Any],
-        *,
-        on_done: OnDone | None = None,
-        timeout_s: float | None = None,
-    ) -> list[Outcome]:
-        """Return the outcome of each item, in order; see `campaign.workers.Workers.map`."""
-        code = pickle.dumps(function)
-        limit = self.timeout_s if timeout_s is None else timeout_s
-        self._prepare(code, min(self.n_workers, len(items)))
-        waiting = deque(range(len(items)))
-        outcomes: dict[int, Outcome] = {}
-        crashes: Counter[int] = Counter()
-        try:
-            while len(outcomes) < len(items):
-                for actor in self._actors:
-                    if waiting and actor.is_free:
-                        position = waiting.popleft()
-                        actor.start(position, items[position], limit)
-                for position, outcome, crashed in self._collect(code, limit):
-                    crashes[position] += crashed
-                    if crashed and crashes[position] <= RETRIES_AFTER_CRASH:
-                        waiting.appendleft(position)
-                        continue
-                    outcomes[position] = outcome
-                    if on_done is not None:
-                        on_done(position, outcome)
-        except BaseException:
-            self._end_actors()  # unfinished tasks must not answer to a later map
-            raise
-        return [outcomes[position] for position in range(len(items))]
+        n_workers = n_workers or int(self._ray.cluster_resources().get("CPU", 1))
+        super().__init__(n_workers, timeout_s=timeout_s, memory_gb=memory_gb)
 
     def close(self) -> None:
         """Stop all actors, and the cluster if it is our own."""
-        self._end_actors()
+        self._end()
         if self._is_ours:
             self._ray.shutdown()
             self._is_ours = False
 
-    def _end_actors(self) -> None:
-        for actor in self._actors:
-            actor.kill()
-        self._actors = []
-
-    def _prepare(self, code: bytes, n_workers: int) -> None:
-        for actor in self._actors:
-            actor.load(code)
-        while len(self._actors) < n_workers:
-            self._actors.append(_Actor(self._ray, self.memory_gb, code))
+    def _new(self, code: bytes) -> "_Actor":
+        return _Actor(self._ray, self.memory_gb, code)
 
     def _collect(self, code: bytes, limit: float) -> list[tuple[int, Outcome, bool]]:
         """Wait until something happens and return the tasks that ended, and whether by a crash."""
         ended = []
-        busy = {actor.answer: actor for actor in self._actors if actor.answer is not None}
+        busy = {actor.answer: actor for actor in self._workers if actor.answer is not None}
         pause = max(0.0, min(actor.deadline for actor in busy.values()) - time.monotonic())
         ready, _ = self._ray.wait([*busy], num_returns=1, timeout=min(pause, 3600.0))
         late = [a for a in busy.values() if a.answer not in ready and a.deadline < time.monotonic()]
@@ -151,17 +101,17 @@ class RayWorkers:
 
     def _replace(self, actor: "_Actor", error: str, code: bytes) -> None:
         """Put a new actor where one ended; go on without it where the cluster has no room."""
-        self._actors.remove(actor)
+        self._workers.remove(actor)
         if actor.position is None:
             actor.failures += 1
-            has_others = any(other.is_loaded for other in self._actors)
+            has_others = any(other.is_loaded for other in self._workers)
             if "longer" in error and has_others:
                 return
             if actor.failures > RETRIES_AFTER_CRASH:
                 raise MatmillError(f"A Ray worker could not start: it {error}.")
-        new = _Actor(self._ray, self.memory_gb, code)
+        new = self._new(code)
         new.failures = actor.failures
-        self._actors.append(new)
+        self._workers.append(new)
 
 
 class _Actor:

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,25 +119,23 @@ class InlineWorkers:
         """Do nothing."""
 
 
-class LocalWorkers:
-    """Tasks run in processes on this machine.
+class Crew(ABC):
+    """Workers that hold one loaded function and have one task at a time: who does what when.
 
     Args:
-        n_workers: Number of processes; 0 for one a core.
+        n_workers: How many.
         timeout_s: Longest time a task may take, in seconds, loading not counted.
         memory_gb: Largest resident memory of a worker, in GB.
     """
 
-    def __init__(
-        self, n_workers: int = 0, *, timeout_s: float = TIMEOUT_S, memory_gb: float = MEMORY_GB
-    ) -> None:
-        self.n_workers = n_workers or os.cpu_count() or 1
+    def __init__(self, n_workers: int, *, timeout_s: float, memory_gb: float) -> None:
+        self.n_workers = n_workers
         self.timeout_s = timeout_s
         self.memory_gb = memory_gb
-        self._workers: list[_Worker] = []
+        self._workers: list[Any] = []
 
     def prepare(self, function: Callable[[Any], Any]) -> None:
-        """Start the processes and let them load ``function``."""
+        """Start the workers and let them load ``function``."""
         self._prepare(pickle.dumps(function), self.n_workers)
 
     def map(
@@ -170,12 +169,11 @@ class LocalWorkers:
                         on_done(position, outcome)
         except BaseException:
             # Unfinished tasks must not answer to a later map.
-            self.close()
+            self._end()
             raise
         return [outcomes[position] for position in range(len(items))]
 
-    def close(self) -> None:
-        """Stop all processes at once."""
+    def _end(self) -> None:
         for worker in self._workers:
             worker.kill()
         self._workers = []
@@ -184,7 +182,37 @@ class LocalWorkers:
         for worker in self._workers:
             worker.load(code)
         while len(self._workers) < n_workers:
-            self._workers.append(_Worker(self.memory_gb, code))
+            self._workers.append(self._new(code))
+
+    @abstractmethod
+    def _new(self, code: bytes) -> Any:  # noqa: ANN401 - has load, start, kill and is_free
+        """Return a new worker that begins to load."""
+
+    @abstractmethod
+    def _collect(self, code: bytes, limit: float) -> list[tuple[int, Outcome, bool]]:
+        """Wait until something happens and return the tasks that ended, and whether by a crash."""
+
+
+class LocalWorkers(Crew):
+    """Tasks run in processes on this machine.
+
+    Args:
+        n_workers: Number of processes; 0 for one a core.
+        timeout_s: Longest time a task may take, in seconds, loading not counted.
+        memory_gb: Largest resident memory of a worker, in GB.
+    """
+
+    def __init__(
+        self, n_workers: int = 0, *, timeout_s: float = TIMEOUT_S, memory_gb: float = MEMORY_GB
+    ) -> None:
+        super().__init__(n_workers or os.cpu_count() or 1, timeout_s=timeout_s, memory_gb=memory_gb)
+
+    def close(self) -> None:
+        """Stop all processes at once."""
+        self._end()
+
+    def _new(self, code: bytes) -> "_Worker":
+        return _Worker(self.memory_gb, code)
 
     def _collect(self, code: bytes, limit: float) -> list[tuple[int, Outcome, bool]]:
         """Wait until something happens and return the tasks that ended, and whether by a crash."""
@@ -207,7 +235,7 @@ class LocalWorkers:
             except EOFError:
                 error, crashed = worker.cause_of_death(self.memory_gb)
             worker.kill()
-            self._workers[i] = _Worker(self.memory_gb, code)
+            self._workers[i] = self._new(code)
             if task is not None:
                 ended.append((task, Outcome(error=error, seconds=worker.busy_s), crashed))
                 continue

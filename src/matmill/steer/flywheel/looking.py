@@ -24,7 +24,7 @@ class LookInput:
     """Synthetic crystals, and the real ones that they are held against.
 
     Attributes:
-        synthetic: In the order of their conditions.
+        synthetic: In the order of their conditions; float64, without properties, as ``real``.
         real: The training crystals.
         limits: What counts as a crystal.
     """
@@ -56,7 +56,7 @@ def look(given: LookInput) -> dict[str, Any]:
         charges = smact_valid(good, TABLE, mixed_valence=True).tolist()
         near = torch.cdist(amd(good).double(), amd(given.real).double(), p=torch.inf).amin(1)
         # Real rows first: the first of each group is then a real row where there is one.
-        first = first_of_each(concatenate([_bare(given.real), _bare(good)]))
+        first = first_of_each(concatenate([given.real, good]))
         n_real = len(given.real)
         for place, row in enumerate(sound.tolist()):
             same = first[n_real + place]
@@ -122,12 +122,3 @@ def _reach(real: CrystalBatch) -> float:
     apart = torch.cdist(prints, prints, p=torch.inf)
     apart.fill_diagonal_(torch.inf)
     return float(apart.amin(1).quantile(0.99))
-
-
-def _bare(batch: CrystalBatch) -> CrystalBatch:
-    return CrystalBatch(
-        lattice=batch.lattice.double(),
-        frac_coords=batch.frac_coords.double(),
-        atomic_numbers=batch.atomic_numbers,
-        n_atoms=batch.n_atoms,
-    )

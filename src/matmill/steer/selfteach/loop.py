@@ -343,14 +343,7 @@ def _results(what: str, found: Sequence[TaskResult]) -> list[Any]:
 
 
 def _bare(batch: CrystalBatch, rows: Tensor) -> CrystalBatch:
-    chosen = batch.select(rows)
-    return CrystalBatch(
-        lattice=chosen.lattice.double(),
-        frac_coords=chosen.frac_coords.double(),
-        atomic_numbers=chosen.atomic_numbers,
-        n_atoms=chosen.n_atoms,
-        properties={k: v.double() for k, v in chosen.properties.items()},
-    )
+    return replace(batch.select(rows).to(dtype=torch.float64), ids=())
 
 
 def _with(batch: CrystalBatch, like: CrystalBatch) -> CrystalBatch:

@@ -11,13 +11,12 @@ import torch
 from matmill.crystals import symmetry
 from matmill.crystals.batch import CrystalBatch
 from matmill.crystals.facts import density
-from matmill.errors import InputError
 from matmill.generate.conditions import RANGE_WEIGHTS
 from matmill.generate.flow import FlowGenerator
-from matmill.generate.protocol import ASSETS, GenerationRequest
+from matmill.generate.protocol import GenerationRequest
 from matmill.generate.train import GeneratorSettings, train
 from matmill.randomness import child
-from matmill.steer.flywheel.making import to_plain
+from matmill.steer.flywheel.making import to_plain, weights_file
 from matmill.training import checkpoint
 from matmill.training.fit import FitSettings
 
@@ -147,8 +146,5 @@ def weights_of(name: str, folder: Path) -> Path:
     Raises:
         InputError: If there is none of that name.
     """
-    shipped = ASSETS / f"{name}.safetensors"
-    for path in (folder / name, Path(name), shipped):
-        if path.is_file():
-            return path
-    raise InputError(f"There are no weights '{name}': give a file, or 'flow' for the shipped ones.")
+    path = folder / name
+    return path if path.is_file() else weights_file(name)

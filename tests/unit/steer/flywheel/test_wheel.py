@@ -256,3 +256,35 @@ def test_the_key_of_a_generator_follows_the_weights_it_starts_from(tmp_path):
     assert make_key(named) == make_key(named)
     with pytest.raises(InputError, match="no weights 'rivers'"):
         make_key(replace(given, choice=GeneratorChoice(start="rivers")))
+
+
+def test_an_energy_is_kept_for_its_hull_and_potential(monkeypatch):
+    from matmill.steer.flywheel import tasks
+    from matmill.steer.flywheel.looking import SettleInput
+    from matmill.verify.hull import Hull
+
+    asked = []
+    monkeypatch.setattr(tasks.Bench, "_run", lambda _self, _kind, items, *_: asked.append(items))
+    bench = tasks.Bench(board=None, workers=None, folder=None)  # pyright: ignore[reportArgumentType]
+    given = [SettleInput(crystals=salts(3).crystals, stability="single-point")]
+    bench.settle(given)
+    shipped = Hull.load()
+    other = Hull(shipped.entries, name="other", hash="0")
+    monkeypatch.setattr(tasks.Hull, "load", lambda: other)
+    bench.settle(given)
+    assert asked[0] != asked[1]
+    assert {**asked[0][0], "hull": "0"} == asked[1][0]
+
+
+def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
+    from dataclasses import replace
+
+    from matmill.steer.flywheel.rows import prepared, run_rows
+    from matmill.steer.flywheel.tasks import fit_key
+    from matmill.steer.flywheel.wheel import base_fit
+
+    settings = quick()
+    rows = run_rows(prepared(salts(), COLUMN), settings, 0, "supervised")
+    alone = base_fit(rows, "tiny", settings)
+    assert fit_key(replace(alone, n_fits=3)) == fit_key(alone)
+    assert fit_key(replace(alone, seed=alone.seed + 1)) != fit_key(alone)
