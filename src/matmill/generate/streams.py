@@ -68,14 +68,16 @@ class Streams:
             purpose: Streams of different purposes have nothing in common.
             count: Numbers for each crystal; more of them begin with the same ones.
         """
-        rows = np.empty((len(self), count), dtype=np.uint64)
+        rows = np.empty((len(self), count), dtype=np.float32)
         kind = _PURPOSES.index(purpose)
         names = (kind << 56) | (self.attempt << 40) | self.crystal
         for row, name in enumerate(names.tolist()):
             key = np.array([self.seed & _MASK, name], np.uint64)
-            rows[row] = np.random.Philox(key=key).random_raw(count)
+            rows[row] = np.random.Philox(key=key).random_raw(count) >> np.uint64(41)
         # 23 bits and a half: exact in single precision, and never 0 or 1.
-        return torch.from_numpy(((rows >> np.uint64(41)).astype(np.float32) + 0.5) * 2.0**-23)
+        rows += np.float32(0.5)
+        rows *= np.float32(2.0**-23)
+        return torch.from_numpy(rows)
 
     def generator(self, row: int) -> torch.Generator:
         """Return a torch generator for one crystal, for what draws its own numbers."""
