@@ -1,28 +1,32 @@
 """What makes synthetic data help or hurt: one option of the flywheel changed at a time.
 
     python benchmarks/flywheel_ablations.py benchmarks/flywheel/jdft2d.toml \\
-        --data properties/matbench_jdft2d.parquet --out work/flywheel/jdft2d [--only plain weighted]
+        --data properties/matbench_jdft2d.parquet --out work/flywheel/jdft2d \\
+        [--only plain weighted] [--predictors cgcnn] [--modes supervised]
 
 Give the folder of the study itself: generators, synthetic crystals and fits that a variation does
 not change are read from there. Prints, for each variation, predictor and mode, the paired
-difference of real + synthetic to real rows alone.
+difference to real rows alone of the arms that use synthetic ones.
 """
 
 import argparse
 from pathlib import Path
 
-from generator_common import DATA, markdown, save
-from matmill.campaign.workers import LocalWorkers
-from matmill.config import check_settings, read_toml
-from matmill.steer.flywheel.driver import TASK_SECONDS, run_flywheel
-from matmill.steer.flywheel.settings import FilterSettings, FlywheelSettings
-from matmill.steer.flywheel.study import BOTH, SYNTHETIC
+from flywheel_common import HEADS, difference_rows, studied, table_of
+from generator_common import markdown, save
+from matmill.config import read_toml
+from matmill.steer.flywheel.settings import FilterSettings
 
+STRONG = {"label": "predictor", "labeller": "tabular"}
 VARIATIONS = {
     "plain": {},
     "labels of the predictor": {"label": "predictor"},
-    "labels of the strongest predictor": {"label": "predictor", "labeller": "tabular"},
-    "weighted by its error": {"label": "predictor", "labeller": "tabular", "mixing": "weighted"},
+    "labels of the strongest predictor": STRONG,
+    "the same, without agreement": {**STRONG, "filters": {"agreement": 0.0}},
+    "the same, no filters": {**STRONG, "filters": FilterSettings.none().model_dump()},
+    "the same, surest half": {**STRONG, "filters": {"certainty": 0.5}},
+    "the same, twice as many": {**STRONG, "synthetic_ratio": 2.0},
+    "weighted by its error": {**STRONG, "mixing": "weighted"},
     "a third of the weight": {"synthetic_weight": 1 / 3},
     "no filters": {"filters": FilterSettings.none().model_dump()},
     "without agreement": {"filters": {"agreement": 0.0}},
@@ -35,8 +39,19 @@ VARIATIONS = {
     "flat conditions": {"conditions": "flat"},
     "conditions beyond the range": {"conditions": "beyond"},
     "finetuned": {"mixing": "finetuned", "predictors": ["cgcnn"]},
+    "finetuned, labels of the strongest": {
+        **STRONG,
+        "mixing": "finetuned",
+        "predictors": ["cgcnn"],
+    },
     "plain augmentation": {"generator": {"family": "augment"}, "filters": {"copies": False}},
+    "augmentation, labels of the strongest": {
+        **STRONG,
+        "generator": {"family": "augment"},
+        "filters": {"copies": False},
+    },
     "adapter on the shipped flow": {"generator": {"family": "flow-adapter"}},
+    "adapter, labels of the strongest": {**STRONG, "generator": {"family": "flow-adapter"}},
     "started from shipped weights": {"generator": {"start": "concdvae"}},
 }
 
@@ -49,53 +64,26 @@ def main():
     parser.add_argument("--only", nargs="*", default=list(VARIATIONS))
     parser.add_argument("--runs", type=int)
     parser.add_argument("--modes", nargs="*")
+    parser.add_argument("--predictors", nargs="*")
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
-    given = read_toml(arguments.config)
-    path = Path(arguments.data)
-    given["data"] = str(path if path.exists() else Path(DATA) / path)
-    given["controls"] = False
-    if arguments.runs:
-        given["n_runs"] = arguments.runs
-    if arguments.modes:
-        given["modes"] = arguments.modes
+    given = {**read_toml(arguments.config), "data": table_of(arguments.data), "controls": False}
+    wanted = {
+        "n_runs": arguments.runs,
+        "modes": arguments.modes,
+        "predictors": arguments.predictors,
+    }
+    given |= {name: value for name, value in wanted.items() if value}
     rows, found = [], {}
     for name in arguments.only:
         changed = {**given, **VARIATIONS[name]}
         if "generator" in VARIATIONS[name] and "family" not in VARIATIONS[name]["generator"]:
             changed["generator"] = {**given.get("generator", {}), **VARIATIONS[name]["generator"]}
-        settings = check_settings(changed, FlywheelSettings, source=name)
-        study = run_flywheel(
-            settings,
-            folder=arguments.out,
-            workers=LocalWorkers(arguments.workers, timeout_s=TASK_SECONDS),
-        ).study
+        study = studied(name, changed, out=arguments.out, workers=arguments.workers)
         found[name] = study.as_dict()
-        kept = sum(s.n_kept for s in study.syntheses) / max(
-            1, sum(s.n_asked for s in study.syntheses)
-        )
-        for row in study.rows:
-            change = row.against_real
-            if change is None or row.arm not in (BOTH, SYNTHETIC):
-                continue
-            interval = f"{change.low:+.3g} … {change.high:+.3g}"
-            rows.append(
-                [
-                    name,
-                    row.mode,
-                    row.predictor,
-                    row.arm,
-                    f"{row.mean:.4g}",
-                    f"{change.mean:+.3g}",
-                    interval,
-                    f"{change.n_better} of {change.n}",
-                    f"{100 * kept:.0f} %",
-                ]
-            )
-        heads = ["variation", "mode", "predictor", "arm", "MAE", "difference", "95 % interval",
-                 "better", "kept"]  # fmt: skip
-        print(markdown(heads, rows), flush=True)
-    save(found, arguments.out / "ablations.json")
+        rows += difference_rows(name, study)
+        print(markdown(HEADS, rows), flush=True)
+        save(found, arguments.out / "ablations.json")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""What the flywheel's comparisons share: studies of one table, and their differences as rows."""
+
+from contextlib import closing
+from pathlib import Path
+
+from generator_common import DATA
+from matmill.campaign.store import Store
+from matmill.campaign.tasks import TaskBoard
+from matmill.campaign.workers import LocalWorkers
+from matmill.config import check_settings
+from matmill.data.table import open_table
+from matmill.steer.flywheel.driver import STORE_NAME
+from matmill.steer.flywheel.settings import FlywheelSettings
+from matmill.steer.flywheel.study import BOTH, SYNTHETIC
+from matmill.steer.flywheel.tasks import TASK_SECONDS
+from matmill.steer.flywheel.wheel import Flywheel
+
+HEADS = ["study", "mode", "predictor", "turn", "arm", "real", "MAE of real", "MAE", "difference",
+         "95 % interval", "p", "better", "kept"]  # fmt: skip
+
+
+def table_of(name):
+    """Return the path of a table: the given one, or one below MATMILL_DATA."""
+    path = Path(name)
+    return str(path if path.exists() else Path(DATA) / path)
+
+
+def studied(name, given, *, out, workers):
+    """Run a study in a folder that others share, or read what is there; the report there stays."""
+    settings = check_settings(given, FlywheelSettings, source=name)
+    table = open_table(settings.data, target=settings.target, on_missing="drop")
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(Store(out / STORE_NAME)) as store,
+        closing(LocalWorkers(workers, timeout_s=TASK_SECONDS)) as crew,
+    ):
+        board = TaskBoard(store)
+        return Flywheel(table, settings, board=board, folder=out, workers=crew).run()
+
+
+def difference_rows(name, study, arms=(SYNTHETIC, BOTH)):
+    """Return the paired differences of arms to real rows alone, as rows of a table."""
+    asked = sum(s.n_asked for s in study.syntheses)
+    kept = sum(s.n_kept for s in study.syntheses) / max(1, asked)
+    n_real = {score.mode: score.n_real for score in study.scores if score.arm == BOTH}
+    rows = []
+    for row in study.rows:
+        change = row.against_real
+        if change is None or row.arm not in arms:
+            continue
+        rows.append(
+            [
+                name,
+                row.mode,
+                row.predictor,
+                row.round,
+                row.arm,
+                n_real.get(row.mode, ""),
+                f"{row.mean - change.mean:.4g}",
+                f"{row.mean:.4g}",
+                f"{change.mean:+.3g}",
+                f"{change.low:+.3g} … {change.high:+.3g}",
+                f"{change.p_value:.2g}",
+                f"{change.n_better} of {change.n}",
+                f"{100 * kept:.0f} %",
+            ]
+        )
+    return rows
