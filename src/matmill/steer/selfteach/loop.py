@@ -46,6 +46,7 @@ STORE_NAME = "selfteach.sqlite"
 DRAW, TEACH = "selfteach draw 1", "selfteach teach 1"
 _HULL = "energy_above_hull_ev"
 _MOST_REPEATS = 4
+_DRAWN_PER_RELAXED = 4  # a generator is twice as fast with 200 crystals at once as with 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +201,9 @@ class Selfteach:
         seed = child_seed(settings.seed, "round", str(number))
         weights = self._hash(arm.weights)
         inputs, items = [], []
-        for part, start in enumerate(range(0, settings.n_samples, settings.crystals_a_task)):
-            n = min(settings.crystals_a_task, settings.n_samples - start)
+        most = _DRAWN_PER_RELAXED * settings.crystals_a_task
+        for part, start in enumerate(range(0, settings.n_samples, most)):
+            n = min(most, settings.n_samples - start)
             inputs.append(
                 DrawInput(weights=arm.weights, n=n, part=part, n_steps=settings.n_steps, seed=seed)
             )
@@ -209,17 +211,20 @@ class Selfteach:
                 {"weights": weights, "n": n, "part": part, "steps": settings.n_steps, "seed": seed}
             )
         drawn = self._done(DRAW, items, Draw(self.folder), inputs)
-        batches = [from_plain(result["crystals"]) for result in drawn]
+        batch = concatenate([from_plain(result["crystals"]) for result in drawn])
+        pieces = [
+            batch.select(rows) for rows in torch.arange(len(batch)).split(settings.crystals_a_task)
+        ]
         settled = _results(
             "relaxing",
-            self._bench.settle([SettleInput(crystals=b, stability="relaxed") for b in batches]),
+            self._bench.settle([SettleInput(crystals=b, stability="relaxed") for b in pieces]),
         )
         key = task_key(
             "selfteach judge", [weights, seed, [content_hash(batch) for batch in arm.taught]]
         )
         if key not in self._judged:
             self._judged[key] = judge(
-                concatenate(batches),
+                batch,
                 concatenate([from_plain(result["crystals"]) for result in settled]),
                 torch.tensor(
                     [x for result in settled for x in result["above_hull_ev_per_atom"]],

@@ -32,7 +32,7 @@ class SelfteachSettings(Settings):
         learning_rate: Of a fine-tuning.
         n_steps: Network steps of a sample.
         seed: Of everything random.
-        crystals_a_task: Crystals that are drawn or relaxed in one task.
+        crystals_a_task: Crystals that are relaxed in one task; four times as many are drawn in one.
         fewest_alike: Stop an arm when the effective number of elements falls below this share of
             that of round 0.
     """
