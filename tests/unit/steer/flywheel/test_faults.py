@@ -1,0 +1,75 @@
+"""A full disk and a locked database in the middle of a study: it stops, and goes on as if not."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+from wheel_tables import quick, salts
+
+from matmill.campaign.store import Store
+from matmill.campaign.tasks import TaskBoard
+from matmill.campaign.workers import InlineWorkers
+from matmill.errors import StoreError
+from matmill.steer.flywheel.wheel import Flywheel
+
+SETTINGS = quick(n_runs=1, modes=("semi-supervised",), rounds=2)
+
+
+def wheel(store, folder, **more):
+    return Flywheel(
+        salts(),
+        SETTINGS,
+        board=TaskBoard(store),
+        folder=folder,
+        workers=InlineWorkers(),
+        **more,
+    )
+
+
+def what_was_found(study):
+    """Scores and sets, without what they took."""
+    found = study.as_dict()
+    for each in [*found["scores"], *found["syntheses"]]:
+        for name in [name for name in each if name.endswith("cpu_s")]:
+            del each[name]
+    return json.dumps([found["scores"], found["table"], found["syntheses"]])
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    with closing(Store(folder / "w.sqlite")) as store:
+        return what_was_found(wheel(store, folder).run()), TaskBoard(store).counts()
+
+
+@pytest.mark.parametrize("at", [1, 4, 9])
+@pytest.mark.parametrize("fault", ["full disk", "locked database"])
+def test_a_study_goes_on_after(fault, at, expected, tmp_path):
+    file = tmp_path / "w.sqlite"
+    other = sqlite3.connect(file, isolation_level=None)
+    events = 0
+
+    def break_it(_):
+        nonlocal events
+        events += 1
+        if events != at:
+            return
+        if fault == "locked database":
+            other.execute("BEGIN IMMEDIATE")
+        else:
+            with store.transaction() as connection:
+                pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+                connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    with closing(Store(file, patience_s=0.2)) as store:
+        says = "is locked by another process" if "locked" in fault else "the disk is full"
+        with pytest.raises(StoreError, match=says):
+            wheel(store, tmp_path, on_event=break_it).run()
+    if fault == "locked database":
+        other.execute("ROLLBACK")
+    other.close()
+    with closing(Store(file)) as store:
+        table, counts = expected
+        assert what_was_found(wheel(store, tmp_path).run()) == table
+        assert TaskBoard(store).counts() == counts
