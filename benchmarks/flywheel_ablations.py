@@ -2,7 +2,7 @@
 
     python benchmarks/flywheel_ablations.py benchmarks/flywheel/jdft2d.toml \\
         --data properties/matbench_jdft2d.parquet --out work/flywheel/jdft2d \\
-        [--only plain weighted] [--predictors cgcnn] [--modes supervised]
+        [--only plain weighted] [--predictors cgcnn] [--modes supervised] [--controls] [--seed 100]
 
 Give the folder of the study itself: generators, synthetic crystals and fits that a variation does
 not change are read from there. Prints, for each variation, predictor and mode, the paired
@@ -16,6 +16,7 @@ from flywheel_common import HEADS, difference_rows, studied, table_of
 from generator_common import markdown, save
 from matmill.config import read_toml
 from matmill.steer.flywheel.settings import FilterSettings
+from matmill.steer.flywheel.study import ARMS
 
 STRONG = {"label": "predictor", "labeller": "tabular"}
 VARIATIONS = {
@@ -65,13 +66,17 @@ def main():
     parser.add_argument("--runs", type=int)
     parser.add_argument("--modes", nargs="*")
     parser.add_argument("--predictors", nargs="*")
+    parser.add_argument("--seed", type=int, help="of the first run; others confirm what was found")
+    parser.add_argument("--controls", action="store_true", help="shuffled labels, equal computing")
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
-    given = {**read_toml(arguments.config), "data": table_of(arguments.data), "controls": False}
+    given = {**read_toml(arguments.config), "data": table_of(arguments.data)}
+    given["controls"] = arguments.controls
     wanted = {
         "n_runs": arguments.runs,
         "modes": arguments.modes,
         "predictors": arguments.predictors,
+        "seed": arguments.seed,
     }
     given |= {name: value for name, value in wanted.items() if value}
     rows, found = [], {}
@@ -81,7 +86,7 @@ def main():
             changed["generator"] = {**given.get("generator", {}), **VARIATIONS[name]["generator"]}
         study = studied(name, changed, out=arguments.out, workers=arguments.workers)
         found[name] = study.as_dict()
-        rows += difference_rows(name, study)
+        rows += difference_rows(name, study, arms=ARMS)
         print(markdown(HEADS, rows), flush=True)
         save(found, arguments.out / "ablations.json")
 
