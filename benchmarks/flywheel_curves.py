@@ -1,7 +1,7 @@
 """Where synthetic data helps: tasks, generator families and numbers of labels, each paired.
 
     python benchmarks/flywheel_curves.py --tasks phonons piezoelectric --labels 50 200 \\
-        --families concdvae flow-adapter --labelled-by condition finetuned --out work/flywheel/curves
+        --families concdvae flow-adapter --labelled-by condition finetuned --out work/curves
 
 Supervised runs on so many training rows, drawn from 70 % of a table by formula; validation and test
 rows are always 15 % each. Generators start from shipped weights. One folder a task: the same
