@@ -70,7 +70,6 @@ class Sheet:
     def __init__(self, arguments):
         self.arguments = arguments
         self.reference = mp_20("test", arguments.data)
-        self.scaler = composition_fingerprints(mp_20("train", arguments.data))
         self.judge = load_predictor("formation_energy_per_atom")
         self.energies = self.judge.predict(self.reference).mean
 
@@ -114,7 +113,6 @@ class Sheet:
         return coverage(
             (own, composition_fingerprints(mine)),
             (theirs, composition_fingerprints(reference)),
-            self.scaler,
         )[:2]
 
 
