@@ -1,11 +1,10 @@
 """A full disk and a locked database in the middle of a study: it stops, and goes on as if not."""
 
-import json
 import sqlite3
 from contextlib import closing
 
 import pytest
-from wheel_tables import quick, salts
+from wheel_tables import quick, salts, what_was_found
 
 from matmill.campaign.store import Store
 from matmill.campaign.tasks import TaskBoard
@@ -27,20 +26,11 @@ def wheel(store, folder, **more):
     )
 
 
-def what_was_found(study):
-    """Scores and sets, without what they took."""
-    found = study.as_dict()
-    for each in [*found["scores"], *found["syntheses"]]:
-        for name in [name for name in each if name.endswith("cpu_s")]:
-            del each[name]
-    return json.dumps([found["scores"], found["table"], found["syntheses"]])
-
-
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with closing(Store(folder / "w.sqlite")) as store:
-        return what_was_found(wheel(store, folder).run()), TaskBoard(store).counts()
+        return what_was_found(wheel(store, folder).run().as_dict()), TaskBoard(store).counts()
 
 
 @pytest.mark.parametrize("at", [1, 4, 9])
@@ -71,5 +61,5 @@ def test_a_study_goes_on_after(fault, at, expected, tmp_path):
     other.close()
     with closing(Store(file)) as store:
         table, counts = expected
-        assert what_was_found(wheel(store, tmp_path).run()) == table
+        assert what_was_found(wheel(store, tmp_path).run().as_dict()) == table
         assert TaskBoard(store).counts() == counts

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from wheel_tables import what_was_found
 
 SCRIPT = Path(__file__).with_name("one_study.py")
 N_KILLS = 20
@@ -39,14 +40,7 @@ def children(pid):
 
 
 def table_of(folder):
-    """What the study found, without what it took."""
-    found = json.loads((folder / "table.json").read_text())
-    for score in found["scores"]:
-        del score["cpu_s"]
-    for each in found["syntheses"]:
-        for name in ("train_cpu_s", "sample_cpu_s", "other_cpu_s"):
-            del each[name]
-    return json.dumps([found["scores"], found["table"], found["syntheses"]])
+    return what_was_found(json.loads((folder / "table.json").read_text()))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """A small labelled table of many formulas, and settings under which a study takes seconds."""
 
+import json
+
 import torch
 
 from matmill.crystals.batch import CrystalBatch
@@ -52,3 +54,13 @@ def quick(**changes):
         "control_members": 2,
     }
     return FlywheelSettings(**{**values, **changes})
+
+
+def what_was_found(study):
+    """Scores and sets of a study's plain values as text, without what they took."""
+
+    def bare(each):
+        return {name: value for name, value in each.items() if not name.endswith("cpu_s")}
+
+    parts = [[bare(each) for each in study[name]] for name in ("scores", "syntheses")]
+    return json.dumps([*parts, study["table"]])
