@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from generator_common import DATA, cached, fingerprinted, markdown, mp_20, save, subset
+from generator_common import DATA, cached, covered, markdown, mp_20, save, subset
 from matmill.generate.cdvae.generator import CdvaeGenerator, PlainCdvae
 from matmill.generate.dataset import usable
 from matmill.generate.protocol import GenerationRequest
@@ -27,7 +27,6 @@ from matmill.predict.protocol import load_predictor
 from matmill.randomness import child
 from matmill.verify import metrics
 from matmill.verify.confidence import wilson
-from matmill.verify.coverage import composition_fingerprints, coverage
 from matmill.verify.metrics import Metric
 from matmill.verify.prediction import match_distances
 from matmill.verify.published import TABLES
@@ -103,17 +102,10 @@ class Sheet:
 
     def coverage(self, name, batch):
         """Return COV-R and COV-P of as many crystals as ``--cov`` says."""
-        n = self.arguments.cov
+        n, shared = self.arguments.cov, self.arguments.work / "prints"
         if not n:
             return []
-        reference = subset(self.reference, n, 0, "coverage")
-        mine = batch.select(torch.arange(min(n, len(batch))))
-        theirs, _ = fingerprinted(reference, self.arguments.work / "prints", "mp-20-test")
-        own, _ = fingerprinted(mine, self.arguments.folder, name)
-        return coverage(
-            (own, composition_fingerprints(mine)),
-            (theirs, composition_fingerprints(reference)),
-        )[:2]
+        return covered(self.reference, batch, n, (shared, self.arguments.folder), name)[:2]
 
 
 def main():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.data.table import open_table
 from matmill.randomness import child
-from matmill.verify.coverage import structure_fingerprints
+from matmill.verify.coverage import composition_fingerprints, coverage, structure_fingerprints
 from matmill.verify.report import relax_rows
 
 DATA = Path(os.environ.get("MATMILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -130,6 +130,21 @@ def fingerprinted(batch, folder, name, *, chunk=100):
             print(f"{name}: {start + len(part)} of {len(batch)} fingerprints", flush=True)
         parts.append(load_file(file)["prints"])
     return torch.cat(parts), time.process_time() - begin
+
+
+def covered(reference, batch, n, folders, name):
+    """Return COV-R and the rest for the first n crystals and n of the reference (MP-20 test).
+
+    ``folders`` keep the fingerprints: of the reference, which sets share, and of the batch.
+    """
+    chosen = subset(reference, n, 0, "coverage")
+    mine = batch.select(torch.arange(min(n, len(batch))))
+    shared, own = folders
+    sides = [
+        (fingerprinted(crystals, folder, label)[0], composition_fingerprints(crystals))
+        for crystals, folder, label in ((mine, own, name), (chosen, shared, "mp-20-test"))
+    ]
+    return coverage(*sides)
 
 
 def symmetry_key(generator, symmetry):

@@ -23,7 +23,7 @@ import torch
 
 from generator_common import (
     DATA,
-    fingerprinted,
+    covered,
     markdown,
     mp_20,
     relaxed,
@@ -38,7 +38,6 @@ from matmill.crystals.symmetry import find
 from matmill.generate.protocol import GenerationRequest, load_generator
 from matmill.predict.protocol import load_predictor
 from matmill.verify import metrics, presets
-from matmill.verify.coverage import composition_fingerprints, coverage
 from matmill.verify.hull import Hull
 from matmill.verify.metrics import Metric, mean, share
 from matmill.verify.novelty import STRUCTURE_FILES, KnownIndex, find_known, first_of_each
@@ -114,14 +113,7 @@ class Sheet:
     def coverage(self, name, batch):
         """Return COV-R and COV-P of as many crystals as ``--cov`` says."""
         n, shared = self.arguments.cov, self.arguments.work / "prints"
-        reference = subset(self.reference, n, 0, "coverage")
-        mine = batch.select(torch.arange(min(n, len(batch))))
-        theirs, _ = fingerprinted(reference, shared, "mp-20-test")
-        own, _ = fingerprinted(mine, self.folder, name)
-        return coverage(
-            (own, composition_fingerprints(mine)),
-            (theirs, composition_fingerprints(reference)),
-        )
+        return covered(self.reference, batch, n, (shared, self.folder), name)
 
     def after_relaxation(self, name, batch, is_new):
         """Return what relaxation and the hull say; what cannot be relaxed counts as failed."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from matmill.steer.flywheel.settings import FlywheelSettings
     from matmill.steer.selfteach.loop import RoundFacts
 
+SeedOrConfig = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the program."""
@@ -48,9 +52,7 @@ def flywheel(
     runs: Annotated[
         int | None, typer.Option("--runs", min=1, help="Paired runs, each with its own split.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")
-    ] = None,
+    seed: SeedOrConfig = None,
     store: StoreUrl = None,
     workers: WorkersText = "0",
     out: Annotated[
@@ -111,9 +113,7 @@ def selfteach(
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Fine-tunings.")] = None,
     n: Annotated[int | None, typer.Option("-n", min=10, help="Crystals of each round.")] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")
-    ] = None,
+    seed: SeedOrConfig = None,
     store: StoreUrl = None,
     workers: WorkersText = "0",
     out: Annotated[
@@ -133,8 +133,7 @@ def selfteach(
     from matmill.campaign.crew import make_workers
     from matmill.cli.output import print_json
     from matmill.cli.progress import resumable, show
-    from matmill.config import check_settings, read_toml
-    from matmill.errors import InputError
+    from matmill.config import check_settings
     from matmill.steer.selfteach.loop import TASK_SECONDS, run_selfteach
     from matmill.steer.selfteach.settings import SelfteachSettings
 
@@ -146,10 +145,7 @@ def selfteach(
         "n_samples": n,
         "seed": seed,
     }
-    values = read_toml(config) if config is not None else {}
-    values |= {key: value for key, value in given.items() if value is not None}
-    if "data" not in values:
-        raise InputError("Give --data: the crystals that the generator was trained on.")
+    values = _merged(config, given, needed=("data",))
     settings = check_settings(values, SelfteachSettings, source=str(config or "the options"))
     crew = make_workers(workers, timeout_s=TASK_SECONDS)
     with (
@@ -193,19 +189,29 @@ def _print_rounds(facts: "list[RoundFacts]", threshold: float, out: Path) -> Non
 def _settings(
     config: Path | None, given: dict[str, Any], generator: dict[str, Any]
 ) -> "FlywheelSettings":
-    from matmill.config import check_settings, read_toml
-    from matmill.errors import InputError
+    from matmill.config import check_settings
     from matmill.steer.flywheel.settings import FlywheelSettings
 
-    values = read_toml(config) if config is not None else {}
-    values |= {key: value for key, value in given.items() if value is not None}
+    values = _merged(config, given, needed=("data", "target"))
     chosen = {key: value for key, value in generator.items() if value is not None}
     if chosen:
         values["generator"] = {**values.get("generator", {}), **chosen}
-    for name in ("data", "target"):
+    return check_settings(values, FlywheelSettings, source=str(config or "the options"))
+
+
+def _merged(
+    config: Path | None, given: dict[str, Any], *, needed: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what a file says, with the options that were given put over it."""
+    from matmill.config import read_toml
+    from matmill.errors import InputError
+
+    values = read_toml(config) if config is not None else {}
+    values |= {key: value for key, value in given.items() if value is not None}
+    for name in needed:
         if name not in values:
             raise InputError(f"Give --{name}, or '{name}' in a TOML file.")
-    return check_settings(values, FlywheelSettings, source=str(config or "the options"))
+    return values
 
 
 def _print(summary: "FlywheelSummary", *, json: bool) -> None:
