@@ -27,6 +27,11 @@ VARIATIONS = {
     "the same, no filters": {**STRONG, "filters": FilterSettings.none().model_dump()},
     "the same, surest half": {**STRONG, "filters": {"certainty": 0.5}},
     "the same, twice as many": {**STRONG, "synthetic_ratio": 2.0},
+    "the same, four times as many, without agreement": {
+        **STRONG,
+        "synthetic_ratio": 4.0,
+        "filters": {"agreement": 0.0},
+    },
     "weighted by its error": {**STRONG, "mixing": "weighted"},
     "a third of the weight": {"synthetic_weight": 1 / 3},
     "no filters": {"filters": FilterSettings.none().model_dump()},

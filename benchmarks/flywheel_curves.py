@@ -41,6 +41,7 @@ STRONG = {"label": "predictor", "labeller": "tabular"}
 LABELS = {
     "condition": {},
     "tabular": STRONG,
+    "weighted": {**STRONG, "mixing": "weighted"},
     "finetuned": {**STRONG, "mixing": "finetuned", "predictors": ["cgcnn"]},
 }
 

@@ -24,6 +24,7 @@ FIT, MAKE, LOOK, SETTLE = (
     "flywheel look 1",
     "flywheel settle 1",
 )
+_RECIPES = {"cgcnn": 2}  # the same of one model's training: fits of the others stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,7 @@ def fit_key(one: FitInput) -> str:
             None if one.first is None else one.first.hash,
             one.column,
             one.seed,
+            *([recipe] if (recipe := _RECIPES.get(one.choice.model)) else []),
         ],
     )
 
