@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from salt_tables import SMALL, make_table
 
-from matmill.crystals.batch import CrystalBatch
+from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.data.parts import with_parts
 from matmill.data.table import LabelledCrystals
 from matmill.errors import DataError, InputError, UnknownNameError
@@ -255,6 +256,28 @@ def test_an_epoch_draws_as_expected_and_repeats_itself():
     total = sum(len(b.graph) for b in one)
     assert abs(total - float(batches.draws.sum())) < 15
     assert max(len(b.graph) for b in one) <= 16
+
+
+def test_no_crystal_of_a_small_table_is_a_batch_of_its_own():
+    from matmill.graphs.graph import build
+
+    crystals = make_table(60).crystals
+    large = CrystalBatch(
+        lattice=12.0 * torch.eye(3)[None].double(),
+        frac_coords=torch.rand(40, 3, generator=torch.Generator().manual_seed(0)).double(),
+        atomic_numbers=torch.full((40,), 11),
+        n_atoms=torch.tensor([40]),
+    )
+    graph = build(concatenate([replace(crystals, properties={}), large]), k=4)
+    labels = torch.arange(61.0)[:, None]
+    batches = GraphBatches(graph, labels, n_crystals=16)
+    beside = []
+    for number in range(2):
+        epoch = list(batches.epoch(number, torch.Generator().manual_seed(number)))
+        assert sorted(len(b.graph) for b in epoch) == [15, 15, 15, 16]
+        assert sorted(torch.cat([b.labels for b in epoch]).flatten().tolist()) == list(range(61))
+        beside += [set(b.labels.flatten().tolist()) for b in epoch if 60.0 in b.labels]
+    assert beside[0] != beside[1]  # by size it would have the same neighbours in every epoch
 
 
 def test_the_loss_ignores_missing_labels():
