@@ -152,20 +152,20 @@ def speed(table, target, *, repeats, clock):
 
     labels = ((values - values.mean()) / values.std()).float()[:, None]
     plain = PlainBatches(graphs["merged"], labels, n_crystals=256)
-    by_size = {k: GraphBatches(graphs["merged"], labels, n_crystals=k) for k in (64, 256)}
+    batches = {k: GraphBatches(graphs["merged"], labels, n_crystals=k) for k in (64, 256)}
     loader = original.loader_of(data, is_shuffled=True)
     sgd = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     mean, std = float(values.mean()), float(values.std())
     ways = {
         "original": lambda: original.train_epoch(network, sgd, loader, mean, std),
         "ours, same network and recipe": our_epoch(ReferenceCgcnn(1), plain, optimizer="sgd"),
-        "ours, batch 256": our_epoch(Cgcnn(1), by_size[256], optimizer="adamw"),
-        "ours, batch 64": our_epoch(Cgcnn(1), by_size[64], optimizer="adamw"),
+        "ours, batch 256": our_epoch(Cgcnn(1), batches[256], optimizer="adamw"),
+        "ours, batch 64": our_epoch(Cgcnn(1), batches[64], optimizer="adamw"),
     }
     for action in ways.values():
         action()
     times = compared(ways, repeats=repeats, clock=clock)
-    times["ours, batch 256, whole fit loop"] = fit_epoch(by_size[256], clock)
+    times["ours, batch 256, whole fit loop"] = fit_epoch(batches[256], clock)
     found["epoch"] = {k: {"seconds": t, "crystals_per_s": n / t} for k, t in times.items()}
     add_ratios(found["epoch"], times)
 

@@ -53,7 +53,8 @@ class TrainSettings(Settings):
         cutoff_angstrom: Farthest neighbour.
         max_atoms: Larger cells are left out.
         batch_crystals: Crystals in a training batch.
-        batches: ``by-size`` puts crystals of similar size together, ``plain`` draws them evenly.
+        batches: ``even`` draws equal numbers, rare labels more often; ``by-size`` puts crystals of
+            similar size together, where memory matters; ``plain`` takes every row once.
         epochs: Passes over the data; by default as many as the size of the data suggests.
         seconds_per_member: Training time of each member at most; None sets no limit.
         seconds: The same of all members together; give one of the two.
@@ -90,7 +91,7 @@ class TrainSettings(Settings):
     cutoff_angstrom: Annotated[float, Field(gt=0.0)] = 8.0
     max_atoms: Annotated[int, Field(gt=0)] = 200
     batch_crystals: Annotated[int, Field(gt=0)] = 64
-    batches: Literal["by-size", "plain"] = "by-size"
+    batches: Literal["even", "by-size", "plain"] = "even"
     epochs: Annotated[int, Field(gt=0)] | None = None
     seconds_per_member: Annotated[float, Field(gt=0.0)] | None = None
     seconds: Annotated[float, Field(gt=0.0)] | None = None
