@@ -16,7 +16,6 @@ from flywheel_common import HEADS, difference_rows, studied, table_of
 from generator_common import markdown, save
 from matmill.config import read_toml
 from matmill.steer.flywheel.settings import FilterSettings
-from matmill.steer.flywheel.study import ARMS
 
 STRONG = {"label": "predictor", "labeller": "tabular"}
 VARIATIONS = {
@@ -91,7 +90,7 @@ def main():
             changed["generator"] = {**given.get("generator", {}), **VARIATIONS[name]["generator"]}
         study = studied(name, changed, out=arguments.out, workers=arguments.workers)
         found[name] = study.as_dict()
-        rows += difference_rows(name, study, arms=ARMS)
+        rows += difference_rows(name, study)
         print(markdown(HEADS, rows), flush=True)
         save(found, arguments.out / "ablations.json")
 

@@ -11,7 +11,7 @@ from matmill.config import check_settings
 from matmill.data.table import open_table
 from matmill.steer.flywheel.driver import STORE_NAME
 from matmill.steer.flywheel.settings import FlywheelSettings
-from matmill.steer.flywheel.study import BOTH, SYNTHETIC
+from matmill.steer.flywheel.study import BOTH
 from matmill.steer.flywheel.tasks import TASK_SECONDS
 from matmill.steer.flywheel.wheel import Flywheel
 
@@ -38,15 +38,15 @@ def studied(name, given, *, out, workers):
         return Flywheel(table, settings, board=board, folder=out, workers=crew).run()
 
 
-def difference_rows(name, study, arms=(SYNTHETIC, BOTH)):
-    """Return the paired differences of arms to real rows alone, as rows of a table."""
+def difference_rows(name, study):
+    """Return the paired differences of all arms to real rows alone, as rows of a table."""
     asked = sum(s.n_asked for s in study.syntheses)
     kept = sum(s.n_kept for s in study.syntheses) / max(1, asked)
     n_real = {score.mode: score.n_real for score in study.scores if score.arm == BOTH}
     rows = []
     for row in study.rows:
         change = row.against_real
-        if change is None or row.arm not in arms:
+        if change is None:
             continue
         rows.append(
             [

@@ -55,6 +55,7 @@ def main():
     parser.add_argument("--predictors", nargs="*", default=["cgcnn", "tabular"])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--ratio", type=float, default=1.0)
+    parser.add_argument("--controls", action="store_true", help="shuffled labels, equal computing")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -73,7 +74,7 @@ def main():
                         "max_labels": n,
                         "synthetic_ratio": arguments.ratio,
                         "generator": FAMILIES[family],
-                        "controls": False,
+                        "controls": arguments.controls,
                         **LABELS[by],
                     }
                     name = f"{task}, {family}, labels: {by}"
