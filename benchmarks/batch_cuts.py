@@ -21,6 +21,7 @@ from matmill.randomness import child
 
 ENERGY = "formation_energy_per_atom_ev"
 CUTS = ("by-size", "even")
+HEADS = ["rows", "seed", "batches", "error, meV/atom", "steps", "CPU s"]
 N_VAL, N_TEST = 500, 2000
 
 
@@ -70,9 +71,8 @@ def main():
             for cut in CUTS:
                 found = error(table, all_train[chosen], cut, arguments, seed)
                 rows.append([n, seed, cut, *(f"{x:.4g}" for x in found)])
-                heads = ["rows", "seed", "batches", "error, meV/atom", "steps", "CPU s"]
-                print(markdown(heads, rows[-1:]).splitlines()[-1], flush=True)
-    print(markdown(heads, rows))
+                print(markdown(HEADS, rows[-1:]).splitlines()[-1], flush=True)
+    print(markdown(HEADS, rows))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ class GraphBatches:
     ``is_by_size`` bounds the atoms of a batch instead, similar sizes together, for cells that
     differ so much that memory matters. It costs accuracy: crystals of a kind are alike in size, so
     such batches differ from each other, and in a small table the largest crystal can be a
-    batch of its own, every epoch. With 5,000 formation energies CGCNN then errs by 71 instead of
-    60 meV/atom; 29 generated crystals, large because nothing in them repeats, doubled its error
-    beside 200 real ones.
+    batch of its own, every epoch. With 5,000 formation energies CGCNN then errs by 68 instead of
+    60 meV/atom (benchmarks/batch_cuts.py); 29 generated crystals, large because nothing in them
+    repeats, doubled its error beside 200 real ones.
 
     With several targets, crystals that carry a rare label are drawn more often, with the root of
     the rarity, and large cells less often.
@@ -49,7 +49,7 @@ class GraphBatches:
     Args:
         graph: All training graphs.
         labels: Their labels on the learned scale, ``(n_crystals, n_targets)``, NaN unknown.
-        n_crystals: Crystals in a batch.
+        n_crystals: About how many crystals a batch has.
         weights: How much each crystal counts in the loss, ``(n_crystals,)``, 1 on average.
         is_by_size: Bound the atoms of a batch rather than its crystals.
     """

@@ -207,8 +207,11 @@ def _train_members(
 
     ``learned`` has the rows of each member with their weights; a stem shares those of the first.
     """
-    kinds = {"even": GraphBatches, "by-size": partial(GraphBatches, is_by_size=True)}
-    kind = kinds.get(settings.batches, PlainBatches)
+    kind = {
+        "even": GraphBatches,
+        "by-size": partial(GraphBatches, is_by_size=True),
+        "plain": PlainBatches,
+    }[settings.batches]
     weights = torch.ones(learned[0][1].shape[1])
     weights[n_main:] = settings.auxiliary_weight
     is_class = torch.tensor([scale["is_class"] for scale in card["scales"]])

@@ -24,7 +24,7 @@ FIT, MAKE, LOOK, SETTLE = (
     "flywheel look 1",
     "flywheel settle 1",
 )
-_RECIPES = {"cgcnn": 2}  # the same of one model's training: fits of the others stay
+_NETWORK_RECIPE = 2  # the same for fits of networks alone, so that those of trees stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def fit_key(one: FitInput) -> str:
             None if one.first is None else one.first.hash,
             one.column,
             one.seed,
-            *([recipe] if (recipe := _RECIPES.get(one.choice.model)) else []),
+            *([] if one.choice.model == "tabular" else [_NETWORK_RECIPE]),
         ],
     )
 
