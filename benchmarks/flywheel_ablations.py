@@ -58,6 +58,9 @@ VARIATIONS = {
     "adapter on the shipped flow": {"generator": {"family": "flow-adapter"}},
     "adapter, labels of the strongest": {**STRONG, "generator": {"family": "flow-adapter"}},
     "started from shipped weights": {"generator": {"start": "concdvae"}},
+    "trained from scratch": {"generator": {"start": None}},
+    "three turns, each labelled by the last": {"rounds": 3, "labeller": None},
+    "three turns, labels of the predictor": {"rounds": 3, "labeller": None, "label": "predictor"},
 }
 
 

@@ -102,12 +102,25 @@ def run_rows(table: LabelledCrystals, settings: FlywheelSettings, run: int, mode
     )
 
 
+@dataclass(frozen=True, eq=False)
+class ExtraRows:
+    """Crystals that teach beside real rows, or instead of them.
+
+    Attributes:
+        crystals: They themselves.
+        labels: Theirs, in the unit of the target.
+        weights: How much each of them counts, where a real row counts 1; None for 1.
+    """
+
+    crystals: CrystalBatch
+    labels: Float[Tensor, " n"]
+    weights: Float[Tensor, " n"] | None = None
+
+
 def training_table(
     rows: RunRows,
     real: Int[Tensor, " n_real"],
-    synthetic: CrystalBatch | None = None,
-    labels: Float[Tensor, " n_synthetic"] | None = None,
-    weights: Float[Tensor, " n_synthetic"] | None = None,
+    extra: ExtraRows | None = None,
     *,
     with_val: bool = True,
 ) -> LabelledCrystals:
@@ -116,9 +129,7 @@ def training_table(
     Args:
         rows: The run.
         real: Its real training rows; may be empty.
-        synthetic: Further crystals.
-        labels: Theirs.
-        weights: How much each of them counts, where a real row counts 1; None for 1.
+        extra: Further crystals.
         with_val: Also give the validation rows. Networks choose their weights by them; a predictor
             that would learn from them must not get them.
     """
@@ -130,13 +141,14 @@ def training_table(
     ids = tuple(rows.table.ids[row] for row in chosen.tolist())
     batches = [_plain(given, rows.column, given.properties[rows.column], ids)]
     counts = torch.ones(len(chosen), dtype=torch.float64)
-    if synthetic is not None and len(synthetic):
-        assert labels is not None
-        own = tuple(f"synthetic-{i}" for i in range(len(synthetic)))
-        batches.append(_plain(synthetic, rows.column, labels, own))
-        names += ["train"] * len(synthetic)
-        origins += [SYNTHETIC] * len(synthetic)
-        more = torch.ones(len(synthetic)).double() if weights is None else weights.double()
+    weights = None
+    if extra is not None and len(extra.crystals):
+        n, weights = len(extra.crystals), extra.weights
+        own = tuple(f"synthetic-{i}" for i in range(n))
+        batches.append(_plain(extra.crystals, rows.column, extra.labels, own))
+        names += ["train"] * n
+        origins += [SYNTHETIC] * n
+        more = torch.ones(n).double() if weights is None else weights.double()
         counts = torch.cat([counts, more])
     batch = concatenate(batches)
     if weights is not None:

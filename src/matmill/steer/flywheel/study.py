@@ -14,8 +14,9 @@ REAL = "real"
 SYNTHETIC = "synthetic"
 BOTH = "real + synthetic"
 SHUFFLED = "real + synthetic, labels shuffled"
+PSEUDO = "real + pseudo-labelled real, no generator"
 COMPUTE = "real, computing spent on an ensemble"
-ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, COMPUTE)
+ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, PSEUDO, COMPUTE)
 """Arms of the paper's table, with the controls that it lacks."""
 
 
@@ -31,7 +32,7 @@ class ArmScore:
         run: Number of the run.
         mae: Mean absolute error on the test rows, in the unit of the target; NaN if it failed.
         n_real: Real training rows.
-        n_synthetic: Synthetic ones.
+        n_synthetic: Synthetic ones, or pseudo-labelled ones.
         cpu_s: CPU seconds of the fit.
         error: Why it failed; empty when it did not.
     """

@@ -14,24 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from matmill.campaign.tasks import TaskBoard, TaskResult
 from matmill.campaign.workers import LocalWorkers, Workers
-from matmill.crystals.batch import CrystalBatch
 from matmill.data.table import LabelledCrystals
 from matmill.progress import OnEvent, ignore
-from matmill.randomness import child, child_seed
-from matmill.steer.flywheel.filters import weights_of_synthetic
+from matmill.steer.flywheel.arms import arm_fit, arms_of, asked_of, base_fit, n_added
 from matmill.steer.flywheel.fitting import FitInput
-from matmill.steer.flywheel.rows import RunRows, prepared, run_rows, training_table
+from matmill.steer.flywheel.rows import RunRows, prepared, run_rows
 from matmill.steer.flywheel.settings import FlywheelSettings, Mode
 from matmill.steer.flywheel.study import (
     BOTH,
     COMPUTE,
     MEDIAN,
     REAL,
-    SHUFFLED,
     SYNTHETIC,
     ArmScore,
     Study,
@@ -146,7 +142,7 @@ class Flywheel:
         inputs = [
             replace(
                 base_fit(runs[n], name, self.settings),
-                asked=_asked(runs[n].table, runs[n].test),
+                asked=asked_of(runs[n].table, runs[n].test),
                 n_fits=self.settings.control_members,
             )
             for n, name in places
@@ -203,10 +199,9 @@ class Flywheel:
         jobs: list[tuple[Turn, Made, str]] = []
         inputs: list[FitInput] = []
         scores: list[ArmScore] = []
-        arms = [SYNTHETIC, BOTH, *([SHUFFLED] if self.settings.controls else [])]
         for turn, each in zip(turns, made, strict=True):
-            for arm in arms:
-                given = self._arm_input(turn, each, arm)
+            for arm in arms_of(turn.mode, self.settings):
+                given = arm_fit(turn, each, arm, self.settings)
                 if given is None:
                     scores.append(_lost(turn, each, arm))
                     continue
@@ -225,7 +220,7 @@ class Flywheel:
                     arm=arm,
                     run=turn.run,
                     turn=turn.round,
-                    n_synthetic=len(each.crystals),
+                    n_synthetic=n_added(turn, each, arm),
                     n_real=0 if arm == SYNTHETIC else None,
                 )
             )
@@ -233,58 +228,6 @@ class Flywheel:
             if arm == BOTH and self.settings.labeller is None and result.is_done:
                 guesses[turn.run, turn.predictor] = _Guess(given, result)
         return scores, guesses
-
-    def _arm_input(self, turn: Turn, made: Made, arm: str) -> FitInput | None:
-        """Return the fit of an arm; None where too few synthetic crystals are left."""
-        settings, rows = self.settings, turn.rows
-        if len(made.crystals) < 10:
-            return None
-        labels = made.labels
-        if arm == SHUFFLED:
-            order = torch.randperm(len(labels), generator=child(rows.seed, "shuffled labels"))
-            labels = labels[order]
-        choice = settings.predictor(turn.predictor)
-        real = rows.labelled[:0] if arm == SYNTHETIC else rows.labelled
-        weights = None
-        if len(real) and settings.mixing == "weighted":
-            weights = weights_of_synthetic(made.std, len(real), factor=settings.synthetic_weight)
-        elif len(real) and settings.synthetic_weight != 1.0:
-            weights = torch.full_like(labels, settings.synthetic_weight)
-        with_val = choice.model != "tabular"
-        first = None
-        if settings.mixing == "finetuned" and len(real):
-            first = training_table(rows, real[:0], made.crystals, labels, with_val=with_val)
-            table = training_table(rows, real, with_val=with_val)
-        else:
-            table = training_table(rows, real, made.crystals, labels, weights, with_val=with_val)
-        return FitInput(
-            key="",
-            choice=choice,
-            table=table,
-            first=first,
-            asked=_asked(rows.table, None),
-            column=rows.column,
-            seed=child_seed(rows.seed, "fit", turn.predictor),
-        )
-
-
-def base_fit(rows: RunRows, name: str, settings: FlywheelSettings) -> FitInput:
-    """Return the fit of a predictor on the real rows of a run, asked about all rows."""
-    choice = settings.predictor(name)
-    return FitInput(
-        key="",
-        choice=choice,
-        table=training_table(rows, rows.labelled, with_val=choice.model != "tabular"),
-        asked=_asked(rows.table, None),
-        column=rows.column,
-        seed=child_seed(rows.seed, "fit", name),
-    )
-
-
-def _asked(table: LabelledCrystals, rows: Tensor | None) -> CrystalBatch:
-    """Return crystals without their labels: no predictor gets what it is asked for."""
-    batch = table.crystals if rows is None else table.crystals.select(rows)
-    return replace(batch, properties={}, ids=())
 
 
 def _median(rows: RunRows, number: int, mode: Mode) -> ArmScore:

@@ -6,7 +6,7 @@ from wheel_tables import COLUMN, quick, salts
 
 from matmill.data.parts import ORIGIN, SYNTHETIC, WEIGHT, rows_of
 from matmill.errors import DataError
-from matmill.steer.flywheel.rows import prepared, run_rows, training_table
+from matmill.steer.flywheel.rows import ExtraRows, prepared, run_rows, training_table
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_training_table_says_who_is_who(table):
     rows = run_rows(table, quick(), 0, "semi-supervised")
     made = rows.table.crystals.select(rows.test[:4])
     labels = torch.arange(4).double()
-    found = training_table(rows, rows.labelled, made, labels, torch.full((4,), 0.25))
+    found = training_table(rows, rows.labelled, ExtraRows(made, labels, torch.full((4,), 0.25)))
     parts = rows_of(found)
     assert len(parts["train"]) == len(rows.labelled) + 4
     assert len(parts["val"]) == len(rows.val)

@@ -18,6 +18,7 @@ from matmill.steer.flywheel.study import (
     BOTH,
     COMPUTE,
     MEDIAN,
+    PSEUDO,
     REAL,
     SHUFFLED,
     SYNTHETIC,
@@ -52,6 +53,52 @@ def test_every_arm_of_every_run_has_a_score(done):
         assert few.n_real == round(0.3 * everything.n_real)
         assert few.n_synthetic > 10
         assert found["supervised", "tiny", SYNTHETIC, 1, run].n_real == 0
+        taught = found["semi-supervised", "tiny", PSEUDO, 1, run]
+        assert taught.mae > 0
+        assert taught.n_real + taught.n_synthetic == everything.n_real
+        assert ("supervised", "tiny", PSEUDO, 1, run) not in found
+
+
+def test_pseudo_labelled_rows_teach_without_a_generator():
+    """The control is self-training: real labels where known, what the labeller says elsewhere."""
+    from matmill.steer.flywheel.arms import arm_fit, base_fit
+    from matmill.steer.flywheel.rows import prepared, run_rows
+    from matmill.steer.flywheel.study import Synthesis
+    from matmill.steer.flywheel.synthesis import Made, Turn
+
+    settings = quick()
+    rows = run_rows(prepared(salts(), COLUMN), settings, 0, "semi-supervised")
+    known = torch.isin(rows.train, rows.labelled)
+    labels = torch.where(known, rows.values[rows.train], torch.full_like(rows.values, -7.0)[:1])
+    turn = Turn(
+        rows=rows,
+        run=0,
+        mode="semi-supervised",
+        round=1,
+        predictor="tiny",
+        labels=labels,
+        labeller=base_fit(rows, "tiny", settings),
+        labelled_by="tiny",
+    )
+    nothing = Made(
+        crystals=rows.table.crystals.select(rows.train[:0]),
+        labels=labels[:0],
+        std=labels[:0],
+        synthesis=Synthesis(
+            mode=turn.mode, predictor="tiny", labelled_by="tiny", round=1, run=0, n_asked=0
+        ),
+    )
+    table = arm_fit(turn, nothing, PSEUDO, settings).table
+    origin = table.notes["origin"]
+    values = table.column(COLUMN)
+    n_unlabelled = int((~known).sum())
+    assert sum(name == "synthetic" for name in origin) == n_unlabelled > 0
+    assert [float(v) for v, name in zip(values, origin, strict=True) if name == "synthetic"] == [
+        -7.0
+    ] * n_unlabelled
+    real = {float(v) for v, name in zip(values, origin, strict=True) if name == "real"}
+    assert real <= set(rows.values.tolist())
+    assert len(table) == len(rows.train) + len(rows.val)
 
 
 def test_the_median_row_is_the_closed_form(done):
@@ -74,9 +121,10 @@ def test_the_table_compares_arms_with_real_rows_of_the_same_runs(done):
     real = next(r for r in study.rows if r.arm == REAL and r.mode == "supervised")
     assert both.against_real.mean == pytest.approx(both.mean - real.mean)
     assert both.against_real.n == 2
-    assert [r.arm for r in study.rows if r.mode == "supervised"] == [
-        MEDIAN, *(arm for arm in ARMS if arm != MEDIAN),
-    ]  # fmt: skip
+    arms = [r.arm for r in study.rows if r.mode == "semi-supervised" and r.round == 1]
+    assert arms == list(ARMS)
+    arms = [r.arm for r in study.rows if r.mode == "supervised"]
+    assert arms == [arm for arm in ARMS if arm != PSEUDO]
 
 
 def test_doing_it_again_does_nothing_and_finds_the_same(done, monkeypatch):
@@ -279,9 +327,9 @@ def test_an_energy_is_kept_for_its_hull_and_potential(monkeypatch):
 def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
     from dataclasses import replace
 
+    from matmill.steer.flywheel.arms import base_fit
     from matmill.steer.flywheel.rows import prepared, run_rows
     from matmill.steer.flywheel.tasks import fit_key
-    from matmill.steer.flywheel.wheel import base_fit
 
     settings = quick()
     rows = run_rows(prepared(salts(), COLUMN), settings, 0, "supervised")
