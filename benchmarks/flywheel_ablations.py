@@ -12,7 +12,7 @@ difference to real rows alone of the arms that use synthetic ones.
 import argparse
 from pathlib import Path
 
-from flywheel_common import HEADS, difference_rows, studied, table_of
+from flywheel_common import HEADS, difference_rows, found_before, kept_as, studied, table_of
 from generator_common import markdown, save
 from matmill.config import read_toml
 from matmill.steer.flywheel.settings import FilterSettings
@@ -86,16 +86,17 @@ def main():
         "seed": arguments.seed,
     }
     given |= {name: value for name, value in wanted.items() if value}
-    rows, found = [], {}
+    kept = arguments.out / "ablations.json"
+    rows, found = [], found_before(kept)
     for name in arguments.only:
         changed = {**given, **VARIATIONS[name]}
         if "generator" in VARIATIONS[name] and "family" not in VARIATIONS[name]["generator"]:
             changed["generator"] = {**given.get("generator", {}), **VARIATIONS[name]["generator"]}
         study = studied(name, changed, out=arguments.out, workers=arguments.workers)
-        found[name] = study.as_dict()
+        found[kept_as(name, study)] = study.as_dict()
         rows += difference_rows(name, study)
         print(markdown(HEADS, rows), flush=True)
-        save(found, arguments.out / "ablations.json")
+        save(found, kept)
 
 
 if __name__ == "__main__":

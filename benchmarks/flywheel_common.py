@@ -1,5 +1,6 @@
 """What the flywheel's comparisons share: studies of one table, and their differences as rows."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def studied(name, given, *, out, workers):
     ):
         board = TaskBoard(store)
         return Flywheel(table, settings, board=board, folder=out, workers=crew).run()
+
+
+def found_before(path):
+    """Return what earlier calls with other options found; a new one adds to it."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def kept_as(name, study):
+    """Return the name of a study among those of other calls."""
+    s = study.settings
+    parts = [name, ", ".join(s.modes), ", ".join(s.predictors), f"{s.n_runs} runs"]
+    if s.seed:
+        parts.append(f"from seed {s.seed}")
+    if s.max_labels:
+        parts.append(f"{s.max_labels} labels")
+    return "; ".join(parts + (["controls"] if s.controls else []))
 
 
 def difference_rows(name, study):

@@ -11,7 +11,7 @@ command goes on, and whatever two studies have in common is computed once.
 import argparse
 from pathlib import Path
 
-from flywheel_common import HEADS, difference_rows, studied, table_of
+from flywheel_common import HEADS, difference_rows, found_before, kept_as, studied, table_of
 from generator_common import markdown, save
 
 TASKS = {
@@ -59,7 +59,8 @@ def main():
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows, found = [], {}
+    kept = arguments.out / "curves.json"
+    rows, found = [], found_before(kept)
     for n in arguments.labels:
         for task in arguments.tasks:
             for family in arguments.families:
@@ -80,10 +81,10 @@ def main():
                     name = f"{task}, {family}, labels: {by}"
                     folder = arguments.out / task.replace(" ", "-")
                     study = studied(name, given, out=folder, workers=arguments.workers)
-                    found[f"{name}, {n}"] = study.as_dict()
+                    found[kept_as(name, study)] = study.as_dict()
                     rows += difference_rows(name, study)
                     print(markdown(HEADS, rows), flush=True)
-                    save(found, arguments.out / "curves.json")
+                    save(found, kept)
 
 
 if __name__ == "__main__":

@@ -224,8 +224,8 @@ class Flywheel:
                     n_real=0 if arm == SYNTHETIC else None,
                 )
             )
-            # A labeller that was named stays what it was: it shall not confirm itself.
-            if arm == BOTH and self.settings.labeller is None and result.is_done:
+            # A labeller that is no predictor of the study never learns from its own labels.
+            if arm == BOTH and result.is_done:
                 guesses[turn.run, turn.predictor] = _Guess(given, result)
         return scores, guesses
 

@@ -127,6 +127,15 @@ def test_the_table_compares_arms_with_real_rows_of_the_same_runs(done):
     assert arms == [arm for arm in ARMS if arm != PSEUDO]
 
 
+def test_a_named_labeller_turns_with_the_wheel(done):
+    """With one predictor it makes no difference whether the labeller is named."""
+    study, folder = done
+    named = study_of(quick(rounds=2, labeller="tiny"), folder)
+    assert [r.maes for r in named.rows] == [r.maes for r in study.rows]
+    turns = {s.round: s.mae for s in named.scores if s.arm == BOTH and s.mode == "semi-supervised"}
+    assert turns[1] != turns[2]
+
+
 def test_doing_it_again_does_nothing_and_finds_the_same(done, monkeypatch):
     study, folder = done
 
