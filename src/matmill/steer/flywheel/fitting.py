@@ -13,9 +13,7 @@ from matmill.crystals.batch import CrystalBatch
 from matmill.data.table import LabelledCrystals
 from matmill.predict.protocol import Predictor, load_predictor
 from matmill.randomness import child_seed
-from matmill.steer.flywheel.settings import PredictorChoice
-
-COVERAGE = 0.9
+from matmill.steer.flywheel.settings import COVERAGE, PredictorChoice
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

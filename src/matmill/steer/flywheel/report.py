@@ -9,7 +9,7 @@ import numpy as np
 
 from matmill import charts
 from matmill.quantities import BY_COLUMN
-from matmill.steer.flywheel.study import ARMS, Row, Study, Synthesis
+from matmill.steer.flywheel.study import BOTH, PSEUDO, SHUFFLED, SYNTHETIC, Row, Study, Synthesis
 
 MEASURES = {
     "valid": "valid geometry, share",
@@ -76,7 +76,7 @@ def verdicts(study: Study) -> list[str]:
     texts = []
     for row in study.rows:
         found = row.against_real
-        if found is None or row.arm not in ARMS[2:5]:
+        if found is None or row.arm not in (SYNTHETIC, BOTH, SHUFFLED, PSEUDO):
             continue
         who = f"{row.mode}, {row.predictor}, turn {row.round}: {row.arm}"
         if found.high < 0:
@@ -148,6 +148,6 @@ def _rounds(study: Study) -> list[tuple[str, list[tuple[int, float]]]]:
     """Return the error of real + synthetic over the turns, by predictor, where there are turns."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in study.rows:
-        if row.mode == "semi-supervised" and row.arm == ARMS[3]:
+        if row.mode == "semi-supervised" and row.arm == BOTH:
             found.setdefault(row.predictor, []).append((row.round, row.mean))
     return [(name, turns) for name, turns in found.items() if len(turns) > 1]

@@ -12,6 +12,8 @@ Law = Literal["kde", "flat", "beyond"]
 Label = Literal["condition", "predictor"]
 Mixing = Literal["plain", "weighted", "finetuned"]
 Stability = Literal["off", "single-point", "relaxed"]
+COVERAGE = 0.9
+"""Of the labeller's intervals, where nothing else is asked for."""
 
 
 class PredictorChoice(Settings):
@@ -57,7 +59,8 @@ class FilterSettings(Settings):
             from each other in the 99th percentile.
         known_elements: Leave out crystals with an element that no training row has.
         agreement: Leave out crystals whose predicted value is farther from their condition than
-            this coverage of the labeller's own residuals; 0 switches it off.
+            this coverage of the labeller's own residuals; 0 switches it off. By default 0.9 where
+            a crystal is labelled with its condition, and off where the labeller's value counts.
         certainty: Leave out this share of the crystals, those with the largest predicted error.
         stability: ``single-point`` asks the potential for energies as generated, ``relaxed``
             relaxes first and goes on with the relaxed crystals.
@@ -70,7 +73,7 @@ class FilterSettings(Settings):
     copies: bool = True
     near: bool = True
     known_elements: bool = True
-    agreement: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    agreement: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     certainty: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     stability: Stability = "off"
     max_above_hull_ev_per_atom: float = 0.5
@@ -169,6 +172,19 @@ class FlywheelSettings(Settings):
             if slow:
                 raise ValueError(f"mixing='finetuned' needs networks, and {slow[0]} is none")
         return self
+
+    @property
+    def sieve(self) -> FilterSettings:
+        """The filters, with what depends on the labels decided.
+
+        A crystal that misses its condition has a wrong label only if that is its label. Filtered
+        by agreement all the same, 71 % of generated crystals were lost, and half of what they
+        taught (`benchmarks/flywheel.md`).
+        """
+        if self.filters.agreement is not None:
+            return self.filters
+        needed = COVERAGE if self.label == "condition" else 0.0
+        return self.filters.model_copy(update={"agreement": needed})
 
     def predictor(self, name: str) -> PredictorChoice:
         """Return a predictor by its name."""

@@ -13,12 +13,12 @@ from matmill.crystals.batch import CrystalBatch, concatenate
 from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.conditions import draw
 from matmill.steer.flywheel.filters import UNREADABLE, Judged, sift
-from matmill.steer.flywheel.fitting import COVERAGE, FitInput
+from matmill.steer.flywheel.fitting import FitInput
 from matmill.steer.flywheel.looking import LookInput, SettleInput
 from matmill.steer.flywheel.making import MakeInput, from_plain
 from matmill.steer.flywheel.quality import measure
 from matmill.steer.flywheel.rows import RunRows, training_table
-from matmill.steer.flywheel.settings import FlywheelSettings
+from matmill.steer.flywheel.settings import COVERAGE, FlywheelSettings
 from matmill.steer.flywheel.study import Synthesis
 from matmill.steer.flywheel.tasks import Bench
 from matmill.verify.validity import Limits
@@ -118,7 +118,7 @@ def make_all(turns: Sequence[Turn], settings: FlywheelSettings, bench: Bench) ->
         )
     if settings.filters.stability != "off":
         drawn = _settled(drawn, settings, bench)
-    judged = _judged(drawn, bench)
+    judged = _judged(drawn, settings, bench)
     independent = _independent(drawn, settings, bench)
     seen: set[str] = set()
     found = []
@@ -226,11 +226,14 @@ def _settled(
     ]
 
 
-def _judged(drawn: Sequence[_Drawn | None], bench: Bench) -> list[Judged | None]:
+def _judged(
+    drawn: Sequence[_Drawn | None], settings: FlywheelSettings, bench: Bench
+) -> list[Judged | None]:
     """Return what each turn's labeller says; intervals that hold nothing where it cannot say."""
+    coverage = settings.sieve.agreement or COVERAGE
+    fits = [replace(one.turn.labeller, coverage=coverage) if one else None for one in drawn]
     return [
-        None if result is None else Judged.of(result)
-        for result in _opinions(drawn, [one.turn.labeller if one else None for one in drawn], bench)
+        None if result is None else Judged.of(result) for result in _opinions(drawn, fits, bench)
     ]
 
 
@@ -295,7 +298,7 @@ def _opinions(
             found[i] = _scattered(one, None)
             continue
         asked = one.crystals.select(one.readable)
-        inputs.append(replace(fit, asked=asked, coverage=COVERAGE))
+        inputs.append(replace(fit, asked=asked))
         places.append(i)
     for i, result in zip(places, bench.fit(inputs), strict=True):
         one = drawn[i]
@@ -330,7 +333,7 @@ def _made(
         one.conditions,
         one.facts,
         turn.rows,
-        settings.filters,
+        settings.sieve,
         judged=judged,
         above_hull=one.above_hull,
     )

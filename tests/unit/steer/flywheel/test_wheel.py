@@ -264,6 +264,22 @@ def test_options_change_the_arms(done, tmp_path, changes):
     assert all(value > 0 for value in maes)
 
 
+def test_agreement_counts_where_the_condition_is_the_label(tmp_path):
+    """A crystal that misses its condition is labelled wrongly, unless a predictor labels it."""
+    off = "predicted value off its condition"
+
+    def lost(label="condition", **given):
+        filters = FilterSettings(copies=False, near=False, **given)
+        settings = quick(
+            n_runs=1, modes=("supervised",), controls=False, label=label, filters=filters
+        )
+        return study_of(settings, tmp_path).syntheses[0].dropped.get(off, 0)
+
+    assert lost(agreement=0.3) > lost(agreement=0.9) == lost() > 0
+    assert lost("predictor") == 0
+    assert lost("predictor", agreement=0.3) == lost(agreement=0.3)
+
+
 def test_augmented_crystals_are_near_rows_of_the_asked_label():
     table = salts()
     values = torch.tensor([15.0, 40.0, 60.0]).double()
