@@ -17,7 +17,7 @@ from generator_common import markdown, save
 from matmill.config import read_toml
 from matmill.steer.flywheel.settings import FilterSettings
 
-STRONG = {"label": "predictor", "labeller": "tabular"}
+STRONG = {"label": "predictor", "labeller": "tabular", "mixing": "plain"}
 VARIATIONS = {
     "plain": {},
     "labels of the predictor": {"label": "predictor"},
@@ -53,10 +53,8 @@ VARIATIONS = {
     },
     "adapter on the shipped flow": {"generator": {"family": "flow-adapter"}},
     "adapter, labels of the strongest": {**STRONG, "generator": {"family": "flow-adapter"}},
-    "started from shipped weights": {"generator": {"start": "concdvae"}},
-    "trained from scratch": {"generator": {"start": None}},
-    "three turns, each labelled by the last": {"rounds": 3, "labeller": None},
-    "three turns, labels of the predictor": {"rounds": 3, "labeller": None, "label": "predictor"},
+    "three turns, each labelled by the last": {"rounds": 3, "labeller": "own"},
+    "three turns, labels of the predictor": {"rounds": 3, "labeller": "own", "label": "predictor"},
 }
 
 

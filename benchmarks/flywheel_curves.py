@@ -37,9 +37,9 @@ FAMILIES = {
     "flow-adapter": {"family": "flow-adapter"},
     "augment": {"family": "augment"},
 }
-STRONG = {"label": "predictor", "labeller": "tabular"}
+STRONG = {"label": "predictor", "labeller": "tabular", "mixing": "plain"}
 LABELS = {
-    "condition": {},
+    "condition": {"label": "condition", "labeller": "own", "mixing": "plain"},
     "tabular": STRONG,
     "weighted": {**STRONG, "mixing": "weighted"},
     "finetuned": {**STRONG, "mixing": "finetuned", "predictors": ["cgcnn"]},

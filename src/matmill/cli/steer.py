@@ -41,7 +41,18 @@ def flywheel(
         str | None, typer.Option("--generator", help="concdvae, flow-adapter or augment.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--start", help="Weights that the generator starts from.")
+        str | None,
+        typer.Option("--start", help="Weights to start from, shipped ones by default; or scratch."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="What labels a synthetic crystal: predictor or condition."),
+    ] = None,
+    labeller: Annotated[
+        str | None, typer.Option("--labeller", help="Predictor that labels, or own for the arm's.")
+    ] = None,
+    mixing: Annotated[
+        str | None, typer.Option("--mixing", help="weighted, plain or finetuned.")
     ] = None,
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="Synthetic crystals per training row.")
@@ -77,6 +88,9 @@ def flywheel(
         "data": data,
         "target": target,
         "predictors": tuple(predictor) if predictor else None,
+        "label": label,
+        "labeller": labeller,
+        "mixing": mixing,
         "synthetic_ratio": ratio,
         "rounds": rounds,
         "n_runs": runs,
@@ -194,8 +208,11 @@ def _settings(
 
     values = _merged(config, given, needed=("data", "target"))
     chosen = {key: value for key, value in generator.items() if value is not None}
+    before = values.get("generator", {})
+    if chosen.get("family", before.get("family")) != before.get("family"):
+        before = {}  # another family starts elsewhere and has other settings
     if chosen:
-        values["generator"] = {**values.get("generator", {}), **chosen}
+        values["generator"] = {**before, **chosen}
     return check_settings(values, FlywheelSettings, source=str(config or "the options"))
 
 

@@ -111,7 +111,8 @@ class Make:
 
         name = "flywheel_target"
         path = folder / f"{name}.safetensors"
-        base = given.choice.start or "flow"
+        base = given.choice.start
+        assert base is not None
         if not path.exists():
             flow = load_generator(base)
             if not isinstance(flow, FlowGenerator):

@@ -125,7 +125,6 @@ def fit_key(one: FitInput) -> str:
 def make_key(one: MakeInput) -> str:
     """Return the content hash of everything that a trained generator depends on."""
     choice = one.choice.model_dump(mode="json", exclude={"guidance"})
-    start = one.choice.start or ("flow" if one.choice.family == "flow-adapter" else None)
-    if start is not None:
-        choice["start"] = hash_of(weights_file(start))
+    if one.choice.start is not None:
+        choice["start"] = hash_of(weights_file(one.choice.start))
     return task_key(MAKE, [choice, one.table.hash, one.column, one.seed])

@@ -22,7 +22,7 @@ from matmill.progress import OnEvent, ignore
 from matmill.steer.flywheel.arms import arm_fit, arms_of, asked_of, base_fit, n_added
 from matmill.steer.flywheel.fitting import FitInput
 from matmill.steer.flywheel.rows import RunRows, prepared, run_rows
-from matmill.steer.flywheel.settings import FlywheelSettings, Mode
+from matmill.steer.flywheel.settings import OWN, FlywheelSettings, Mode
 from matmill.steer.flywheel.study import (
     BOTH,
     COMPUTE,
@@ -122,7 +122,8 @@ class Flywheel:
         self, runs: Sequence[RunRows], mode: Mode
     ) -> tuple[list[ArmScore], dict[tuple[int, str], _Guess]]:
         """Fit every predictor, and the labeller, on real rows; ask them about all rows."""
-        wanted = [*self.settings.predictors, *filter(None, [self.settings.labeller])]
+        named = [] if self.settings.labeller == OWN else [self.settings.labeller]
+        wanted = [*self.settings.predictors, *named]
         places = [(number, name) for number in range(len(runs)) for name in dict.fromkeys(wanted)]
         inputs = [base_fit(runs[number], name, self.settings) for number, name in places]
         scores, guesses = [], {}
@@ -167,7 +168,7 @@ class Flywheel:
         turns = []
         for number, rows in enumerate(runs):
             for name in self.settings.predictors:
-                by = self.settings.labeller or name
+                by = name if self.settings.labeller == OWN else self.settings.labeller
                 guess = guesses[number, by]
                 if not guess.result.is_done:
                     continue

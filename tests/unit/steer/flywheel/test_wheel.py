@@ -361,3 +361,21 @@ def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
     alone = base_fit(rows, "tiny", settings)
     assert fit_key(replace(alone, n_fits=3)) == fit_key(alone)
     assert fit_key(replace(alone, seed=alone.seed + 1)) != fit_key(alone)
+
+
+def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
+    from pydantic import ValidationError
+
+    from matmill.steer.flywheel.settings import FINETUNING, FlywheelSettings, GeneratorChoice
+
+    plain = FlywheelSettings(data="salts.csv", target=COLUMN).generator
+    assert (plain.start, plain.settings) == ("concdvae", FINETUNING)
+    again = GeneratorChoice.model_validate(plain.model_dump())
+    assert again == plain
+    scratch = GeneratorChoice(start="scratch")
+    assert (scratch.start, scratch.settings) == (None, {})
+    assert GeneratorChoice.model_validate(scratch.model_dump()) == scratch
+    adapter = GeneratorChoice(family="flow-adapter")
+    assert (adapter.start, adapter.settings) == ("flow", {})
+    with pytest.raises(ValidationError, match="extends a flow"):
+        GeneratorChoice(family="flow-adapter", start="scratch")

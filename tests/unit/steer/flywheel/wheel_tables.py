@@ -49,6 +49,9 @@ def quick(**changes):
         "generator": {"family": "augment"},
         # Salts of one prototype are so alike that augmented ones are far from them.
         "filters": FilterSettings(copies=False, near=False),
+        "labeller": "own",
+        "label": "condition",
+        "mixing": "plain",
         "n_runs": 2,
         "labelled_share": 0.3,
         "control_members": 2,

@@ -1,0 +1,103 @@
+"""`matmill steer flywheel`: a file, options over it, one clear line where something is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from matmill.cli.main import app
+
+TOML = """
+target = "stiffness_gpa"
+predictors = ["tiny"]
+labeller = "own"
+modes = ["supervised"]
+n_runs = 2
+controls = false
+
+[filters]
+copies = false
+near = false
+
+[generator]
+family = "augment"
+
+[more_predictors.tiny]
+model = "cgcnn"
+[more_predictors.tiny.settings]
+n_members = 1
+width = 8
+hidden = 8
+n_layers = 1
+epochs = 2
+calibration = "held-out"
+"""
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A table of rock salts whose label follows from the cell, and a recipe."""
+    from ase import Atoms
+    from ase.io import write
+
+    rng = np.random.default_rng(0)
+    metals, others = ["Li", "Na", "K", "Rb", "Ag", "Cu"], ["F", "Cl", "Br", "I", "H", "N"]
+    crystals = []
+    for metal in metals:
+        for other in others:
+            for _ in range(2):
+                a = 4.0 + 1.5 * rng.random()
+                atoms = Atoms(metal + other, cell=[a] * 3, pbc=True)
+                atoms.set_scaled_positions([[0] * 3, [0.5] * 3])
+                atoms.info["stiffness_gpa"] = 3000.0 / a**3
+                crystals.append(atoms)
+    data, recipe = tmp_path / "salts.extxyz", tmp_path / "recipe.toml"
+    write(data, crystals)
+    recipe.write_text(TOML)
+    return recipe, data
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["steer", "flywheel", *map(str, arguments), "-q"])
+
+
+def test_a_file_makes_a_study_and_options_go_over_it(given, tmp_path):
+    recipe, data = given
+    out = tmp_path / "study"
+    done = run(recipe, "--data", data, "--runs", 1, "--mixing", "plain", "--workers", 1, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "MAE of stiffness_gpa" in done.output
+    used = json.loads((out / "run.json").read_text())["settings"]
+    assert (used["n_runs"], used["mixing"], used["label"]) == (1, "plain", "predictor")
+    assert used["generator"] == {
+        "family": "augment", "start": None, "settings": {}, "guidance": 1.5,
+    }  # fmt: skip
+    study = json.loads((out / "table.json").read_text())
+    assert {s["arm"] for s in study["scores"]} == {
+        "median of the labels", "real", "synthetic", "real + synthetic",
+    }  # fmt: skip
+    assert "real + synthetic" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--label", "guess"], "label"),
+        (["--labeller", "oracle"], "there is no predictor 'oracle'"),
+        (["--generator", "flow-adapter", "--start", "scratch"], "cannot start from scratch"),
+        (["--target", "hardness"], "hardness"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(given, tmp_path, options, said):
+    recipe, data = given
+    done = run(recipe, "--data", data, "--workers", 1, "-o", tmp_path / "study", *options)
+    assert done.exit_code != 0
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_data_and_target_are_asked_for(tmp_path):
+    done = run("-o", tmp_path / "study")
+    assert done.exit_code != 0
+    assert "Give --data" in done.output
