@@ -14,7 +14,7 @@ from matmill.steer.flywheel.driver import STORE_NAME
 from matmill.steer.flywheel.settings import FlywheelSettings
 from matmill.steer.flywheel.study import BOTH
 from matmill.steer.flywheel.tasks import TASK_SECONDS
-from matmill.steer.flywheel.wheel import Flywheel
+from matmill.steer.flywheel.wheel import Wheel
 
 HEADS = ["study", "mode", "predictor", "turn", "arm", "real", "MAE of real", "MAE", "difference",
          "95 % interval", "p", "better", "kept"]  # fmt: skip
@@ -36,7 +36,7 @@ def studied(name, given, *, out, workers):
         closing(LocalWorkers(workers, timeout_s=TASK_SECONDS)) as crew,
     ):
         board = TaskBoard(store)
-        return Flywheel(table, settings, board=board, folder=out, workers=crew).run()
+        return Wheel(table, settings, board=board, folder=out, workers=crew).run()
 
 
 def found_before(path):

@@ -11,6 +11,7 @@ _PUBLIC = {
     "read": "matmill.crystals.files",
     "write": "matmill.crystals.files",
     "LabelledCrystals": "matmill.data.table",
+    "Flywheel": "matmill.steer.flywheel.driver",
     "design": "matmill.steer.design",
     "load_generator": "matmill.generate.protocol",
     "load_predictor": "matmill.predict.protocol",

@@ -1,6 +1,7 @@
-"""`run_flywheel`: a study in a folder, from the first split to the report; run again to go on."""
+"""A study of the flywheel in a folder, from the first split to the report; run again to go on."""
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from matmill.campaign.provenance import machine
 from matmill.campaign.store import Store
 from matmill.campaign.tasks import TaskBoard
 from matmill.campaign.workers import LocalWorkers, Workers
+from matmill.config import check_settings
 from matmill.data.table import LabelledCrystals, open_table
 from matmill.errors import InputError
 from matmill.progress import Event, OnEvent, ignore
@@ -18,7 +20,7 @@ from matmill.steer.flywheel import report
 from matmill.steer.flywheel.settings import FlywheelSettings
 from matmill.steer.flywheel.study import Study
 from matmill.steer.flywheel.tasks import TASK_SECONDS
-from matmill.steer.flywheel.wheel import Flywheel
+from matmill.steer.flywheel.wheel import Wheel
 from matmill.training.checkpoint import write_atomically
 
 STORE_NAME = "flywheel.sqlite"
@@ -35,6 +37,68 @@ class FlywheelSummary:
 
     study: Study
     folder: Path
+
+
+class Flywheel:
+    """A study of the flywheel, in few words.
+
+    ``Flywheel(labels=table, predictor="cgcnn", generator="concdvae").run()``
+
+    Args:
+        labels: Crystals with the target among their properties, or the file that has them.
+        target: The property; the target of ``labels`` when None.
+        predictor: Names in `settings.PREDICTORS`, one or several; those of the defaults when None.
+        generator: A family, or what `settings.GeneratorChoice` says of one.
+        folder: For trained models, results and the report; the same folder goes on.
+        store: SQLAlchemy URL of the results; a file in ``folder`` when None.
+        workers: Where tasks run, stopped at the end; one local process a core when None.
+        on_event: Told about progress.
+        options: Any other field of `FlywheelSettings`, such as ``n_runs=10``.
+
+    Raises:
+        InputError: If an option is unknown or wrong, or the target is not said.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: LabelledCrystals | Path | str,
+        target: str | None = None,
+        predictor: str | Sequence[str] | None = None,
+        generator: str | dict[str, Any] = "concdvae",
+        folder: Path | str = "runs/flywheel",
+        store: str | None = None,
+        workers: Workers | None = None,
+        on_event: OnEvent = ignore,
+        **options: Any,  # noqa: ANN401 - fields of FlywheelSettings, checked there
+    ) -> None:
+        self._table = labels if isinstance(labels, LabelledCrystals) else None
+        target = target or (self._table.target if self._table is not None else None)
+        if target is None:
+            raise InputError("Say which property to learn: target='bulk_modulus_gpa'.")
+        values: dict[str, Any] = {
+            "data": labels.source if isinstance(labels, LabelledCrystals) else labels,
+            "target": target,
+            "generator": {"family": generator} if isinstance(generator, str) else generator,
+            **options,
+        }
+        if predictor is not None:
+            names = (predictor,) if isinstance(predictor, str) else tuple(predictor)
+            values["predictors"] = names
+        self.settings = check_settings(values, FlywheelSettings, source="Flywheel")
+        self._folder, self._store = folder, store
+        self._workers, self._on_event = workers, on_event
+
+    def run(self) -> FlywheelSummary:
+        """Run the study, or what is left of it; see `run_flywheel`."""
+        return run_flywheel(
+            self.settings,
+            folder=self._folder,
+            table=self._table,
+            store=self._store,
+            workers=self._workers,
+            on_event=self._on_event,
+        )
 
 
 def run_flywheel(
@@ -78,9 +142,7 @@ def run_flywheel(
         closing(workers or LocalWorkers(timeout_s=TASK_SECONDS)) as crew,
     ):
         board = TaskBoard(kept)
-        wheel = Flywheel(
-            table, settings, board=board, folder=folder, workers=crew, on_event=on_event
-        )
+        wheel = Wheel(table, settings, board=board, folder=folder, workers=crew, on_event=on_event)
         study = wheel.run()
     on_event(Event(stage="write", message=f"files to {folder}"))
     record = {

@@ -1,4 +1,4 @@
-"""`Flywheel`: synthetic crystals that teach the predictor which labels the next ones.
+"""`Wheel`: synthetic crystals that teach the predictor which labels the next ones.
 
 All runs go through the same steps side by side, so that many workers have something to do:
 fit on real rows, label, train generators, draw, look, filter, fit the arms. Every step is a list
@@ -45,7 +45,7 @@ class _Guess:
     result: TaskResult
 
 
-class Flywheel:
+class Wheel:
     """A study of the flywheel on one table of labels.
 
     Args:

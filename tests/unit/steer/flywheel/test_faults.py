@@ -10,13 +10,13 @@ from matmill.campaign.store import Store
 from matmill.campaign.tasks import TaskBoard
 from matmill.campaign.workers import InlineWorkers
 from matmill.errors import StoreError
-from matmill.steer.flywheel.wheel import Flywheel
+from matmill.steer.flywheel.wheel import Wheel
 
 SETTINGS = quick(n_runs=1, modes=("semi-supervised",), rounds=2)
 
 
 def wheel(store, folder, **more):
-    return Flywheel(
+    return Wheel(
         salts(),
         SETTINGS,
         board=TaskBoard(store),

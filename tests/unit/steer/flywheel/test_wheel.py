@@ -363,6 +363,24 @@ def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
     assert fit_key(replace(alone, seed=alone.seed + 1)) != fit_key(alone)
 
 
+def test_few_words_make_the_same_study(done):
+    import matmill
+    from matmill.errors import InputError
+
+    study, folder = done
+    words = {**quick(rounds=2).model_dump(exclude={"data", "target", "predictors", "generator"})}
+    again = matmill.Flywheel(
+        labels=salts(), target=COLUMN, predictor="tiny", generator="augment", folder=folder,
+        workers=InlineWorkers(), **words,
+    ).run()  # fmt: skip
+    assert [r.maes for r in again.study.rows] == [r.maes for r in study.rows]
+    assert again.folder == folder
+    with pytest.raises(InputError, match="which property"):
+        matmill.Flywheel(labels=salts())
+    with pytest.raises(InputError, match="speed"):
+        matmill.Flywheel(labels=salts(), target=COLUMN, speed="high")
+
+
 def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
     from pydantic import ValidationError
 
