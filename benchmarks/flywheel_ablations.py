@@ -20,7 +20,8 @@ from matmill.steer.flywheel.settings import FilterSettings
 STRONG = {"label": "predictor", "labeller": "tabular", "mixing": "plain"}
 VARIATIONS = {
     "plain": {},
-    "labels of the predictor": {"label": "predictor"},
+    "labels of the predictor": {"label": "predictor", "mixing": "plain"},
+    "labels are conditions": {"label": "condition", "mixing": "plain"},
     "labels of the strongest predictor": STRONG,
     "the same, with agreement": {**STRONG, "filters": {"agreement": 0.9}},
     "the same, no filters": {**STRONG, "filters": FilterSettings.none().model_dump()},
@@ -28,6 +29,12 @@ VARIATIONS = {
     "the same, twice as many": {**STRONG, "synthetic_ratio": 2.0},
     "the same, four times as many": {**STRONG, "synthetic_ratio": 4.0},
     "weighted by its error": {**STRONG, "mixing": "weighted"},
+    "weighted, augmentation": {
+        **STRONG,
+        "mixing": "weighted",
+        "generator": {"family": "augment"},
+        "filters": {"copies": False},
+    },
     "a third of the weight": {"synthetic_weight": 1 / 3},
     "no filters": {"filters": FilterSettings.none().model_dump()},
     "without agreement": {"filters": {"agreement": 0.0}},
