@@ -16,7 +16,7 @@ from matmill.steer.flywheel.study import BOTH
 from matmill.steer.flywheel.tasks import TASK_SECONDS
 from matmill.steer.flywheel.wheel import Wheel
 
-HEADS = ["study", "mode", "predictor", "turn", "arm", "real", "MAE of real", "MAE", "difference",
+HEADS = ["study", "mode", "predictor", "turn", "arm", "real", "MAE beside", "MAE", "difference",
          "95 % interval", "p", "better", "kept"]  # fmt: skip
 
 
@@ -56,30 +56,36 @@ def kept_as(name, study):
 
 
 def difference_rows(name, study):
-    """Return the paired differences of all arms to real rows alone, as rows of a table."""
+    """Return all paired differences as rows of a table: to real rows alone, then to controls."""
     asked = sum(s.n_asked for s in study.syntheses)
     kept = sum(s.n_kept for s in study.syntheses) / max(1, asked)
     n_real = {score.mode: score.n_real for score in study.scores if score.arm == BOTH}
-    rows = []
-    for row in study.rows:
-        change = row.against_real
-        if change is None:
-            continue
-        rows.append(
-            [
-                name,
-                row.mode,
-                row.predictor,
-                row.round,
-                row.arm,
-                n_real.get(row.mode, ""),
-                f"{row.mean - change.mean:.4g}",
-                f"{row.mean:.4g}",
-                f"{change.mean:+.3g}",
-                f"{change.low:+.3g} … {change.high:+.3g}",
-                f"{change.p_value:.2g}",
-                f"{change.n_better} of {change.n}",
-                f"{100 * kept:.0f} %",
-            ]
-        )
-    return rows
+    means = {(row.mode, row.predictor, row.round, row.arm): row.mean for row in study.rows}
+    changes = [
+        (row.mode, row.predictor, row.round, row.arm, row.mean, row.against_real)
+        for row in study.rows
+        if row.against_real is not None
+    ]
+    changes += [
+        (c.mode, c.predictor, c.round, f"{BOTH}, against: {c.control}",
+         means[c.mode, c.predictor, c.round, BOTH], c.found)
+        for c in study.contrasts
+    ]  # fmt: skip
+    return [
+        [
+            name,
+            mode,
+            predictor,
+            turn,
+            arm,
+            n_real.get(mode, ""),
+            f"{mean - change.mean:.4g}",
+            f"{mean:.4g}",
+            f"{change.mean:+.3g}",
+            f"{change.low:+.3g} … {change.high:+.3g}",
+            f"{change.p_value:.2g}",
+            f"{change.n_better} of {change.n}",
+            f"{100 * kept:.0f} %",
+        ]
+        for mode, predictor, turn, arm, mean, change in changes
+    ]

@@ -72,7 +72,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def verdicts(study: Study) -> list[str]:
-    """Return one sentence for each arm: does synthetic data help, hurt, or cannot one tell?"""
+    """Return one sentence for each arm, and for each control that the wheel must beat."""
     texts = []
     for row in study.rows:
         found = row.against_real
@@ -88,6 +88,12 @@ def verdicts(study: Study) -> list[str]:
                 f"{who} cannot be told from real rows alone; {found.n} runs would detect "
                 f"±{found.detectable:.3g}."
             )
+    for each in study.contrasts:
+        found = each.found
+        texts.append(
+            f"{each.mode}, {each.predictor}, turn {each.round}: {BOTH} against {each.control}: "
+            f"{found.mean:+.3g} ({found.low:+.3g} … {found.high:+.3g})."
+        )
     return texts
 
 

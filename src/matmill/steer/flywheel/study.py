@@ -19,6 +19,8 @@ COMPUTE = "real, computing spent on an ensemble"
 ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, PSEUDO, COMPUTE)
 """Arms of the paper's table, with the controls that it lacks."""
 
+_Key = tuple[str, str, str, int]  # mode, predictor, arm, turn
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmScore:
@@ -118,6 +120,25 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Real + synthetic against a control in the same runs: does the wheel earn its keep?
+
+    Attributes:
+        mode: As in `ArmScore`.
+        predictor: As there.
+        round: As there.
+        control: Arm that it is compared with.
+        found: The paired difference; negative: real + synthetic is better.
+    """
+
+    mode: str
+    predictor: str
+    round: int
+    control: str
+    found: Paired
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Everything that a flywheel study found.
 
@@ -138,24 +159,14 @@ class Study:
     @property
     def rows(self) -> list[Row]:
         """The table: arms over runs, each against real rows alone in the same runs."""
-        groups: dict[tuple[str, str, str, int], dict[int, float]] = {}
-        failed: dict[tuple[str, str, str, int], int] = {}
-        for score in self.scores:
-            key = (score.mode, score.predictor, score.arm, score.round)
-            found = groups.setdefault(key, {})
-            if np.isfinite(score.mae):
-                found[score.run] = score.mae
-            else:
-                failed[key] = failed.get(key, 0) + 1
+        groups, failed = self._by_run()
         rows = []
         for key in sorted(groups, key=_order):
             mode, predictor, arm, turn = key
-            base = groups.get((mode, predictor, REAL, 1), {})
             mine = groups[key]
-            shared = sorted(set(base) & set(mine))
             against = None
-            if arm not in (REAL, MEDIAN) and shared:
-                against = paired(_of(mine, shared), _of(base, shared), seed=self.settings.seed)
+            if arm not in (REAL, MEDIAN):
+                against = self._paired(mine, groups.get((mode, predictor, REAL, 1), {}))
             rows.append(
                 Row(
                     mode=mode,
@@ -168,6 +179,52 @@ class Study:
                 )
             )
         return rows
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Real + synthetic against each control, by mode, predictor and turn."""
+        groups, _ = self._by_run()
+        found = []
+        for mode, predictor, arm, turn in sorted(groups, key=_order):
+            if arm != BOTH:
+                continue
+            for control in (SHUFFLED, PSEUDO, COMPUTE):
+                # The ensemble is there once: its computing does not depend on the turn.
+                other = groups.get(
+                    (mode, predictor, control, 1 if control == COMPUTE else turn), {}
+                )
+                difference = self._paired(groups[mode, predictor, arm, turn], other)
+                if difference is not None:
+                    found.append(
+                        Contrast(
+                            mode=mode,
+                            predictor=predictor,
+                            round=turn,
+                            control=control,
+                            found=difference,
+                        )
+                    )
+        return found
+
+    def _by_run(self) -> tuple[dict[_Key, dict[int, float]], dict[_Key, int]]:
+        """Return the error of each run, and how many runs failed, by arm."""
+        groups: dict[_Key, dict[int, float]] = {}
+        failed: dict[_Key, int] = {}
+        for score in self.scores:
+            key = (score.mode, score.predictor, score.arm, score.round)
+            found = groups.setdefault(key, {})
+            if np.isfinite(score.mae):
+                found[score.run] = score.mae
+            else:
+                failed[key] = failed.get(key, 0) + 1
+        return groups, failed
+
+    def _paired(self, first: dict[int, float], second: dict[int, float]) -> Paired | None:
+        """Return the difference over the runs that both have; None where there is none."""
+        shared = sorted(set(first) & set(second))
+        if not shared:
+            return None
+        return paired(_of(first, shared), _of(second, shared), seed=self.settings.seed)
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return CPU seconds by what they were spent on."""
@@ -198,6 +255,7 @@ class Study:
                 }
                 for row in self.rows
             ],
+            "contrasts": [{**vars(each), "found": each.found.as_dict()} for each in self.contrasts],
             "scores": [vars(score) for score in self.scores],
             "syntheses": [vars(each) for each in self.syntheses],
             "cpu_s": self.cpu_seconds(),
@@ -208,6 +266,6 @@ def _of(values: dict[int, float], runs: Sequence[int]) -> np.ndarray:
     return np.array([values[run] for run in runs])
 
 
-def _order(key: tuple[str, str, str, int]) -> tuple[Any, ...]:
+def _order(key: _Key) -> tuple[Any, ...]:
     mode, predictor, arm, turn = key
     return (mode != "supervised", predictor, turn, ARMS.index(arm))

@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 
+import numpy as np
 import pytest
 import torch
 from wheel_tables import COLUMN, quick, salts
@@ -125,6 +126,23 @@ def test_the_table_compares_arms_with_real_rows_of_the_same_runs(done):
     assert arms == list(ARMS)
     arms = [r.arm for r in study.rows if r.mode == "supervised"]
     assert arms == [arm for arm in ARMS if arm != PSEUDO]
+
+
+def test_the_wheel_is_held_against_its_controls(done):
+    study, _ = done
+    rows = {(r.mode, r.arm, r.round): np.array(r.maes) for r in study.rows}
+    found = {(c.mode, c.control, c.round): c.found for c in study.contrasts}
+    assert set(found) == {
+        *(("supervised", control, 1) for control in (SHUFFLED, COMPUTE)),
+        *(
+            ("semi-supervised", control, turn)
+            for control in (SHUFFLED, PSEUDO, COMPUTE)
+            for turn in (1, 2)
+        ),
+    }
+    for (mode, control, turn), difference in found.items():
+        other = rows[mode, control, 1 if control == COMPUTE else turn]
+        assert difference.mean == pytest.approx((rows[mode, BOTH, turn] - other).mean())
 
 
 def test_a_named_labeller_turns_with_the_wheel(done):
