@@ -80,7 +80,8 @@ class FilterSettings(Settings):
         valid: Leave out crystals that are none: overlapping atoms, absurd cells.
         min_distance_ratio: Smallest distance over the sum of the covalent radii, with ``valid``.
         neutral: Leave out compositions whose charges cannot balance.
-        copies: Leave out crystals that the matcher takes for a training row or an earlier one.
+        copies: Leave out crystals that the matcher takes for a training row or an earlier one;
+            not with the generator ``augment``, which makes nothing else.
         near: Leave out crystals farther from every training row, by AMD, than training rows are
             from each other in the 99th percentile.
         known_elements: Leave out crystals with an element that no training row has.
@@ -201,16 +202,17 @@ class FlywheelSettings(Settings):
 
     @property
     def sieve(self) -> FilterSettings:
-        """The filters, with what depends on the labels decided.
+        """The filters, with what depends on labels and generator decided.
 
         A crystal that misses its condition has a wrong label only if that is its label. Filtered
         by agreement all the same, 71 % of generated crystals were lost, and half of what they
-        taught (`benchmarks/flywheel.md`).
+        taught (`benchmarks/flywheel.md`). Augmented crystals are copies by intention.
         """
-        if self.filters.agreement is not None:
-            return self.filters
-        needed = COVERAGE if self.label == "condition" else 0.0
-        return self.filters.model_copy(update={"agreement": needed})
+        needed = self.filters.agreement
+        if needed is None:
+            needed = COVERAGE if self.label == "condition" else 0.0
+        copies = self.filters.copies and self.generator.family != "augment"
+        return self.filters.model_copy(update={"agreement": needed, "copies": copies})
 
     def predictor(self, name: str) -> PredictorChoice:
         """Return a predictor by its name."""

@@ -399,6 +399,15 @@ def test_few_words_make_the_same_study(done):
         matmill.Flywheel(labels=salts(), target=COLUMN, speed="high")
 
 
+def test_augmented_crystals_are_no_forbidden_copies(tmp_path):
+    study = study_of(
+        quick(n_runs=1, modes=("supervised",), controls=False, filters=FilterSettings(near=False)),
+        tmp_path,
+    )
+    assert "copy of a training row" not in study.syntheses[0].dropped
+    assert study.syntheses[0].n_kept > 10
+
+
 def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
     from pydantic import ValidationError
 
