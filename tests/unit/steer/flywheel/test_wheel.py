@@ -5,7 +5,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-import torch
 from wheel_tables import COLUMN, quick, salts
 
 from matmill.campaign.store import Store
@@ -58,48 +57,6 @@ def test_every_arm_of_every_run_has_a_score(done):
         assert taught.mae > 0
         assert taught.n_real + taught.n_synthetic == everything.n_real
         assert ("supervised", "tiny", PSEUDO, 1, run) not in found
-
-
-def test_pseudo_labelled_rows_teach_without_a_generator():
-    """The control is self-training: real labels where known, what the labeller says elsewhere."""
-    from matmill.steer.flywheel.arms import arm_fit, base_fit
-    from matmill.steer.flywheel.rows import prepared, run_rows
-    from matmill.steer.flywheel.study import Synthesis
-    from matmill.steer.flywheel.synthesis import Made, Turn
-
-    settings = quick()
-    rows = run_rows(prepared(salts(), COLUMN), settings, 0, "semi-supervised")
-    known = torch.isin(rows.train, rows.labelled)
-    labels = torch.where(known, rows.values[rows.train], torch.full_like(rows.values, -7.0)[:1])
-    turn = Turn(
-        rows=rows,
-        run=0,
-        mode="semi-supervised",
-        round=1,
-        predictor="tiny",
-        labels=labels,
-        labeller=base_fit(rows, "tiny", settings),
-        labelled_by="tiny",
-    )
-    nothing = Made(
-        crystals=rows.table.crystals.select(rows.train[:0]),
-        labels=labels[:0],
-        std=labels[:0],
-        synthesis=Synthesis(
-            mode=turn.mode, predictor="tiny", labelled_by="tiny", round=1, run=0, n_asked=0
-        ),
-    )
-    table = arm_fit(turn, nothing, PSEUDO, settings).table
-    origin = table.notes["origin"]
-    values = table.column(COLUMN)
-    n_unlabelled = int((~known).sum())
-    assert sum(name == "synthetic" for name in origin) == n_unlabelled > 0
-    assert [float(v) for v, name in zip(values, origin, strict=True) if name == "synthetic"] == [
-        -7.0
-    ] * n_unlabelled
-    real = {float(v) for v, name in zip(values, origin, strict=True) if name == "real"}
-    assert real <= set(rows.values.tolist())
-    assert len(table) == len(rows.train) + len(rows.val)
 
 
 def test_the_median_row_is_the_closed_form(done):
@@ -298,57 +255,6 @@ def test_agreement_counts_where_the_condition_is_the_label(tmp_path):
     assert lost("predictor", agreement=0.3) == lost(agreement=0.3)
 
 
-def test_augmented_crystals_are_near_rows_of_the_asked_label():
-    table = salts()
-    values = torch.tensor([15.0, 40.0, 60.0]).double()
-    found = making.augmented(table, COLUMN, values, torch.Generator().manual_seed(0))
-    labels = table.column(COLUMN)
-    for i, value in enumerate(values.tolist()):
-        near = (labels - value).abs().argsort()[: making.N_NEAR]
-        volumes = table.crystals.volume[near]
-        assert bool(((found.volume[i] / volumes - 1).abs() < 0.3).any())
-        assert found.formula[i] in {table.crystals.formula[row] for row in near.tolist()}
-
-
-def test_crystals_survive_json_exactly():
-    crystals = salts().crystals
-    again = making.from_plain(json.loads(json.dumps(making.to_plain(crystals))))
-    assert torch.equal(again.lattice, crystals.lattice)
-    assert torch.equal(again.frac_coords, crystals.frac_coords)
-    assert torch.equal(again.atomic_numbers, crystals.atomic_numbers)
-
-
-def test_the_key_of_a_generator_follows_the_weights_it_starts_from(tmp_path):
-    from dataclasses import replace
-
-    from matmill.errors import InputError
-    from matmill.steer.flywheel.settings import GeneratorChoice
-    from matmill.steer.flywheel.tasks import make_key
-
-    weights = tmp_path / "mine.safetensors"
-    weights.write_bytes(b"first")
-    given = making.MakeInput(
-        key="",
-        choice=GeneratorChoice(start=str(weights)),
-        table=salts(20),
-        column=COLUMN,
-        values=torch.zeros(3),
-        seed=0,
-    )
-    first = make_key(given)
-    assert make_key(replace(given, values=torch.ones(3))) == first  # it may be asked for anything
-    assert make_key(replace(given, seed=1)) != first
-    weights.write_bytes(b"second")
-    assert make_key(given) != first
-    shipped = replace(given, choice=GeneratorChoice(family="flow-adapter"))
-    named = replace(given, choice=GeneratorChoice(family="flow-adapter", start="flow"))
-    assert making.weights_file("flow").name == "flow.safetensors"
-    assert make_key(shipped) != make_key(replace(given, choice=GeneratorChoice()))
-    assert make_key(named) == make_key(named)
-    with pytest.raises(InputError, match="no weights 'rivers'"):
-        make_key(replace(given, choice=GeneratorChoice(start="rivers")))
-
-
 def test_an_energy_is_kept_for_its_hull_and_potential(monkeypatch):
     from matmill.steer.flywheel import tasks
     from matmill.steer.flywheel.looking import SettleInput
@@ -365,20 +271,6 @@ def test_an_energy_is_kept_for_its_hull_and_potential(monkeypatch):
     bench.settle(given)
     assert asked[0] != asked[1]
     assert {**asked[0][0], "hull": "0"} == asked[1][0]
-
-
-def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
-    from dataclasses import replace
-
-    from matmill.steer.flywheel.arms import base_fit
-    from matmill.steer.flywheel.rows import prepared, run_rows
-    from matmill.steer.flywheel.tasks import fit_key
-
-    settings = quick()
-    rows = run_rows(prepared(salts(), COLUMN), settings, 0, "supervised")
-    alone = base_fit(rows, "tiny", settings)
-    assert fit_key(replace(alone, n_fits=3)) == fit_key(alone)
-    assert fit_key(replace(alone, seed=alone.seed + 1)) != fit_key(alone)
 
 
 def test_few_words_make_the_same_study(done):
@@ -406,21 +298,3 @@ def test_augmented_crystals_are_no_forbidden_copies(tmp_path):
     )
     assert "copy of a training row" not in study.syntheses[0].dropped
     assert study.syntheses[0].n_kept > 10
-
-
-def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
-    from pydantic import ValidationError
-
-    from matmill.steer.flywheel.settings import FINETUNING, FlywheelSettings, GeneratorChoice
-
-    plain = FlywheelSettings(data="salts.csv", target=COLUMN).generator
-    assert (plain.start, plain.settings) == ("concdvae", FINETUNING)
-    again = GeneratorChoice.model_validate(plain.model_dump())
-    assert again == plain
-    scratch = GeneratorChoice(start="scratch")
-    assert (scratch.start, scratch.settings) == (None, {})
-    assert GeneratorChoice.model_validate(scratch.model_dump()) == scratch
-    adapter = GeneratorChoice(family="flow-adapter")
-    assert (adapter.start, adapter.settings) == ("flow", {})
-    with pytest.raises(ValidationError, match="extends a flow"):
-        GeneratorChoice(family="flow-adapter", start="scratch")
