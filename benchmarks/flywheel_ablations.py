@@ -6,7 +6,7 @@
 
 Give the folder of the study itself: generators, synthetic crystals and fits that a variation does
 not change are read from there. Prints, for each variation, predictor and mode, the paired
-difference to real rows alone of the arms that use synthetic ones.
+differences of all arms to real rows alone, and of real + synthetic to its controls.
 """
 
 import argparse
@@ -89,8 +89,6 @@ def main():
     rows, found = [], found_before(kept)
     for name in arguments.only:
         changed = {**given, **VARIATIONS[name]}
-        if "generator" in VARIATIONS[name] and "family" not in VARIATIONS[name]["generator"]:
-            changed["generator"] = {**given.get("generator", {}), **VARIATIONS[name]["generator"]}
         study = studied(name, changed, out=arguments.out, workers=arguments.workers)
         found[kept_as(name, study)] = study.as_dict()
         rows += difference_rows(name, study)

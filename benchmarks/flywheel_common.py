@@ -50,6 +50,8 @@ def kept_as(name, study):
     parts = [name, ", ".join(s.modes), ", ".join(s.predictors), f"{s.n_runs} runs"]
     if s.seed:
         parts.append(f"from seed {s.seed}")
+    if s.synthetic_ratio != 1.0:
+        parts.append(f"{s.synthetic_ratio:g} synthetic crystals a row")
     if s.max_labels:
         parts.append(f"{s.max_labels} labels")
     return "; ".join(parts + (["controls"] if s.controls else []))

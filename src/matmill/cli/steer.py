@@ -204,15 +204,16 @@ def _settings(
     config: Path | None, given: dict[str, Any], generator: dict[str, Any]
 ) -> "FlywheelSettings":
     from matmill.config import check_settings
-    from matmill.steer.flywheel.settings import FlywheelSettings
+    from matmill.steer.flywheel.settings import FAMILY, FlywheelSettings
 
     values = _merged(config, given, needed=("data", "target"))
     chosen = {key: value for key, value in generator.items() if value is not None}
-    before = values.get("generator", {})
-    if chosen.get("family", before.get("family")) != before.get("family"):
-        before = {}  # another family starts elsewhere and has other settings
     if chosen:
-        values["generator"] = {**before, **chosen}
+        before = values.get("generator", {})
+        family = before.get("family", FAMILY)
+        # Another family starts elsewhere and has other settings.
+        kept = before if chosen.get("family", family) == family else {}
+        values["generator"] = {**kept, **chosen}
     return check_settings(values, FlywheelSettings, source=str(config or "the options"))
 
 

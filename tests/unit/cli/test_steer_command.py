@@ -83,7 +83,7 @@ def test_a_file_makes_a_study_and_options_go_over_it(given, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--label", "guess"], "label"),
+        (["--label", "guess"], "'condition' or 'predictor'"),
         (["--labeller", "oracle"], "there is no predictor 'oracle'"),
         (["--generator", "flow-adapter", "--start", "scratch"], "cannot start from scratch"),
         (["--target", "hardness"], "hardness"),
@@ -95,6 +95,22 @@ def test_what_is_wrong_is_said_in_one_line(given, tmp_path, options, said):
     assert done.exit_code != 0
     assert said in done.output
     assert "Traceback" not in done.output
+
+
+def test_another_generator_does_not_inherit_what_a_file_says_of_its_own(given, tmp_path):
+    recipe, data = given
+    own = 'family = "concdvae"\nstart = "nowhere.safetensors"'
+    recipe.write_text(TOML.replace('family = "augment"', own))
+    common = (recipe, "--data", data, "--runs", 1, "--workers", 1, "-o", tmp_path / "study")
+    done = run(*common, "--generator", "augment")
+    assert done.exit_code == 0, done.output
+    used = json.loads((tmp_path / "study" / "run.json").read_text())["settings"]
+    assert (used["generator"]["family"], used["generator"]["start"]) == ("augment", None)
+    # The family of the file, said or meant, keeps what the file says.
+    recipe.write_text(TOML.replace('family = "augment"', 'start = "nowhere.safetensors"'))
+    done = run(*common, "--generator", "concdvae")
+    assert done.exit_code != 0
+    assert "nowhere.safetensors" in done.output
 
 
 def test_data_and_target_are_asked_for(tmp_path):

@@ -1,7 +1,7 @@
 """What each arm of a run learns from.
 
-All arms of a run share its split and its seed, so that a difference between two of them is what
-the rows of one brought.
+All arms of a run share its split, its seed and the way in which other rows are mixed with real
+ones, so that a difference between two of them is what the rows of one brought.
 """
 
 from collections.abc import Sequence
@@ -40,42 +40,37 @@ def arm_fit(turn: Turn, made: Made, arm: str, settings: FlywheelSettings) -> Fit
     """Return the fit of an arm; None where too few synthetic crystals are left."""
     rows, name = turn.rows, turn.predictor
     if arm == PSEUDO:
-        unlabelled = _unlabelled(rows)
+        unlabelled = ~rows.is_labelled
         crystals = rows.table.crystals.select(rows.train[unlabelled])
-        extra = ExtraRows(crystals, turn.labels[unlabelled])
-        return _fit(rows, name, settings, real=rows.labelled, extra=extra)
-    if len(made.crystals) < _LEAST_SYNTHETIC:
+        labels, std = turn.labels[unlabelled], turn.std[unlabelled]
+    elif len(made.crystals) < _LEAST_SYNTHETIC:
         return None
-    labels = made.labels
+    else:
+        crystals, labels, std = made.crystals, made.labels, made.std
     if arm == SHUFFLED:
         labels = labels[torch.randperm(len(labels), generator=child(rows.seed, "shuffled labels"))]
     if arm == SYNTHETIC:
-        extra = ExtraRows(made.crystals, labels)
+        extra = ExtraRows(crystals, labels)
         return _fit(rows, name, settings, real=rows.labelled[:0], extra=extra)
     weights, is_first = None, settings.mixing == "finetuned"
     if settings.mixing == "weighted":
         factor = settings.synthetic_weight
-        weights = weights_of_synthetic(made.std, len(rows.labelled), factor=factor)
+        weights = weights_of_synthetic(std, len(rows.labelled), factor=factor)
     elif settings.synthetic_weight != 1.0 and not is_first:
         weights = torch.full_like(labels, settings.synthetic_weight)
-    extra = ExtraRows(made.crystals, labels, weights)
+    extra = ExtraRows(crystals, labels, weights)
     return _fit(rows, name, settings, real=rows.labelled, extra=extra, is_first=is_first)
 
 
 def n_added(turn: Turn, made: Made, arm: str) -> int:
     """Return how many rows an arm has beside, or instead of, the labelled real ones."""
-    return int(_unlabelled(turn.rows).sum()) if arm == PSEUDO else len(made.crystals)
+    return int((~turn.rows.is_labelled).sum()) if arm == PSEUDO else len(made.crystals)
 
 
 def asked_of(table: LabelledCrystals, rows: Tensor | None = None) -> CrystalBatch:
     """Return crystals without their labels: no predictor gets what it is asked for."""
     batch = table.crystals if rows is None else table.crystals.select(rows)
     return replace(batch, properties={}, ids=())
-
-
-def _unlabelled(rows: RunRows) -> Tensor:
-    """Return which training rows have pseudo-labels only."""
-    return ~torch.isin(rows.train, rows.labelled)
 
 
 def _fit(

@@ -77,7 +77,7 @@ class Flywheel:
         if target is None:
             raise InputError("Say which property to learn: target='bulk_modulus_gpa'.")
         values: dict[str, Any] = {
-            "data": labels.source if isinstance(labels, LabelledCrystals) else labels,
+            "data": labels if self._table is None else self._table.source,
             "target": target,
             "generator": {"family": generator} if isinstance(generator, str) else generator,
             **options,

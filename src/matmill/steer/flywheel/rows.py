@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from matmill.crystals.batch import CrystalBatch, concatenate
@@ -42,6 +42,11 @@ class RunRows:
     def values(self) -> Float[Tensor, " n_rows"]:
         """The true labels of all rows, float64."""
         return self.table.crystals.properties[self.column].double()
+
+    @property
+    def is_labelled(self) -> Bool[Tensor, " n_train"]:
+        """Which training rows have a true label; a generator knows the others by pseudo-labels."""
+        return torch.isin(self.train, self.labelled)
 
     @property
     def held_out_formulas(self) -> frozenset[str]:

@@ -29,6 +29,7 @@ class PredictorChoice(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+FAMILY = "concdvae"
 SHIPPED_STARTS = {"concdvae": "concdvae", "flow-adapter": "flow", "augment": None}
 SCRATCH = "scratch"
 FINETUNING = {
@@ -53,7 +54,7 @@ class GeneratorChoice(Settings):
         guidance: Weight of the condition, of a flow.
     """
 
-    family: Literal["concdvae", "flow-adapter", "augment"] = "concdvae"
+    family: Literal["concdvae", "flow-adapter", "augment"] = FAMILY
     start: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     guidance: Annotated[float, Field(ge=0.0)] = 1.5
@@ -64,7 +65,7 @@ class GeneratorChoice(Settings):
         """Say in full what is used, so that the record beside the output has it."""
         if not isinstance(given, dict):
             return given
-        family = given.get("family", "concdvae")
+        family = given.get("family", FAMILY)
         start = given.get("start", SHIPPED_STARTS.get(family))
         start = None if start == SCRATCH else start
         if family == "flow-adapter" and start is None:

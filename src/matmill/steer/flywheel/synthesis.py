@@ -37,7 +37,8 @@ class Turn:
         mode: ``supervised`` or ``semi-supervised``.
         round: Number of the turn, from 1.
         predictor: Which predictor will learn.
-        labels: What the generator learns, for each training row.
+        labels: What the generator learns, for each training row: true where that is known.
+        std: The labeller's error of each training row.
         labeller: The fit that labels and judges synthetic crystals.
         labelled_by: Whose labels the generator learns; empty for true ones.
     """
@@ -48,6 +49,7 @@ class Turn:
     round: int
     predictor: str
     labels: Float[Tensor, " n_train"]
+    std: Float[Tensor, " n_train"]
     labeller: FitInput
     labelled_by: str
 

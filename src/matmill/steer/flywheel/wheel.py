@@ -172,13 +172,11 @@ class Wheel:
                 guess = guesses[number, by]
                 if not guess.result.is_done:
                     continue
-                labels = rows.values[rows.train]
-                if mode == "semi-supervised":
-                    true = torch.isin(rows.train, rows.labelled)
-                    said = torch.tensor(guess.result.result["mean"], dtype=torch.float64)[
-                        rows.train
-                    ]
-                    labels = torch.where(true, labels, said)
+                said = {
+                    part: torch.tensor(guess.result.result[part], dtype=torch.float64)[rows.train]
+                    for part in ("mean", "std")
+                }
+                labels = torch.where(rows.is_labelled, rows.values[rows.train], said["mean"])
                 turns.append(
                     Turn(
                         rows=rows,
@@ -187,6 +185,7 @@ class Wheel:
                         round=turn_number,
                         predictor=name,
                         labels=labels,
+                        std=said["std"],
                         labeller=guess.given,
                         labelled_by=by if mode == "semi-supervised" else "",
                     )

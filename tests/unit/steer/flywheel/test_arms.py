@@ -15,7 +15,8 @@ def test_pseudo_labelled_rows_teach_without_a_generator():
 
     settings = quick()
     rows = run_rows(prepared(salts(), COLUMN), settings, 0, "semi-supervised")
-    known = torch.isin(rows.train, rows.labelled)
+    known = rows.is_labelled
+    assert rows.train[known].tolist() == rows.labelled.tolist()
     labels = torch.where(known, rows.values[rows.train], torch.full_like(rows.values, -7.0)[:1])
     turn = Turn(
         rows=rows,
@@ -24,6 +25,7 @@ def test_pseudo_labelled_rows_teach_without_a_generator():
         round=1,
         predictor="tiny",
         labels=labels,
+        std=torch.full_like(labels, 2.0),
         labeller=base_fit(rows, "tiny", settings),
         labelled_by="tiny",
     )
@@ -46,6 +48,16 @@ def test_pseudo_labelled_rows_teach_without_a_generator():
     real = {float(v) for v, name in zip(values, origin, strict=True) if name == "real"}
     assert real <= set(rows.values.tolist())
     assert len(table) == len(rows.train) + len(rows.val)
+    weighted = arm_fit(turn, nothing, PSEUDO, quick(mixing="weighted")).table
+    weights = weighted.column("training_weight")
+    assert torch.equal(weights[: len(rows.labelled)], torch.ones(len(rows.labelled)).double())
+    pseudo = [name == "synthetic" for name in origin]
+    # All alike, so exp(-1) each, but together no more than the real rows.
+    expected = min(torch.exp(torch.tensor(-1.0)).item(), len(rows.labelled) / n_unlabelled)
+    assert torch.allclose(weights[torch.tensor(pseudo)], torch.tensor(expected).double())
+    first = arm_fit(turn, nothing, PSEUDO, quick(mixing="finetuned"))
+    assert len(first.first) == n_unlabelled + len(rows.val)
+    assert len(first.table) == len(rows.labelled) + len(rows.val)
 
 
 def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
