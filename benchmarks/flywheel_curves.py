@@ -4,8 +4,9 @@
         --families concdvae flow-adapter --labelled-by condition finetuned --out work/curves
 
 Supervised runs on so many training rows, drawn from 70 % of a table by formula; validation and test
-rows are always 15 % each. Generators start from shipped weights. One folder a task: the same
-command goes on, and whatever two studies have in common is computed once.
+rows are always 15 % each. Generators start from shipped weights; families that end with "-scratch"
+learn from the training rows alone. One folder a task: the same command goes on, and whatever two
+studies have in common is computed once.
 """
 
 import argparse
@@ -34,7 +35,17 @@ FAMILIES = {
             "prior_fit": {"max_steps": 400},
         },
     },
+    "concdvae-scratch": {
+        "family": "concdvae",
+        "start": "scratch",
+        "settings": {
+            "batch_size": 32,
+            "fit": {"max_steps": 400},
+            "prior_fit": {"max_steps": 600},
+        },
+    },
     "flow-adapter": {"family": "flow-adapter"},
+    "flow-adapter-scratch": {"family": "flow-adapter", "start": "scratch"},
     "augment": {"family": "augment"},
 }
 STRONG = {"label": "predictor", "labeller": "tabular", "mixing": "plain"}

@@ -85,7 +85,7 @@ def test_a_file_makes_a_study_and_options_go_over_it(given, tmp_path):
     [
         (["--label", "guess"], "'condition' or 'predictor'"),
         (["--labeller", "oracle"], "there is no predictor 'oracle'"),
-        (["--generator", "flow-adapter", "--start", "scratch"], "cannot start from scratch"),
+        (["--generator", "flow-adapter", "--start", "nowhere"], "no weights 'nowhere'"),
         (["--target", "hardness"], "hardness"),
     ],
 )

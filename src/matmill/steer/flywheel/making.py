@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matmill.generate.protocol import (
     GenerationRequest,
     load_generator,
 )
+from matmill.generate.state import N_ELEMENTS
 from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.settings import GeneratorChoice
 
@@ -111,8 +112,9 @@ class Make:
 
         name = "flywheel_target"
         path = folder / f"{name}.safetensors"
-        base = given.choice.start
-        assert base is not None
+        settings = dict(given.choice.settings)
+        of_base = settings.pop("base", {})
+        base = given.choice.start or str(small_flow(given, of_base, folder))
         if not path.exists():
             flow = load_generator(base)
             if not isinstance(flow, FlowGenerator):
@@ -123,13 +125,41 @@ class Make:
                 name,
                 column=given.column,
                 unit="",
-                settings=FinetuneSettings.model_validate(given.choice.settings),
+                settings=FinetuneSettings.model_validate(settings),
                 folder=folder,
                 seed=child_seed(given.seed, "generator"),
             )
         generator = load_generator(base, adapters=(path,))
         assert isinstance(generator, ConditionalGenerator)
         return generator, name
+
+
+def small_flow(given: MakeInput, settings: dict[str, Any], folder: Path) -> Path:
+    """Return a flow that has learnt the crystals of the table and nothing else, labels not either.
+
+    Args:
+        given: The table, and the seed.
+        settings: As of `GeneratorSettings`.
+        folder: Where it is kept, in ``base``.
+    """
+    from matmill.generate.labelled import placeable
+    from matmill.generate.train import GeneratorSettings, train
+
+    path = folder / "base" / "generator.safetensors"
+    if not path.exists():
+        recipe = GeneratorSettings.model_validate(settings)
+        limits = {"elements": list(range(1, N_ELEMENTS + 1)), "max_atoms": recipe.max_atoms}
+        crystals = placeable(given.table, limits).crystals
+        facts = crystals.properties
+        train(
+            replace(crystals, properties={"density_g_cm3": facts["density_g_cm3"]}),
+            facts["spacegroup"].long(),
+            settings=recipe,
+            folder=path.parent,
+            seed=child_seed(given.seed, "flow"),
+            facts={"name": "flow"},
+        )
+    return path
 
 
 def weights_file(start: str) -> Path:

@@ -1,12 +1,22 @@
 """Which generator is trained, from what, and what comes back of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from wheel_tables import COLUMN, salts
 
+from matmill.data.table import LabelledCrystals
+from matmill.errors import InputError
 from matmill.steer.flywheel import making
+from matmill.steer.flywheel.settings import (
+    FINETUNING,
+    SMALL_FLOW,
+    FlywheelSettings,
+    GeneratorChoice,
+)
+from matmill.steer.flywheel.tasks import make_key
 
 
 def test_augmented_crystals_are_near_rows_of_the_asked_label():
@@ -30,12 +40,6 @@ def test_crystals_survive_json_exactly():
 
 
 def test_the_key_of_a_generator_follows_the_weights_it_starts_from(tmp_path):
-    from dataclasses import replace
-
-    from matmill.errors import InputError
-    from matmill.steer.flywheel.settings import GeneratorChoice
-    from matmill.steer.flywheel.tasks import make_key
-
     weights = tmp_path / "mine.safetensors"
     weights.write_bytes(b"first")
     given = making.MakeInput(
@@ -61,10 +65,6 @@ def test_the_key_of_a_generator_follows_the_weights_it_starts_from(tmp_path):
 
 
 def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
-    from pydantic import ValidationError
-
-    from matmill.steer.flywheel.settings import FINETUNING, FlywheelSettings, GeneratorChoice
-
     plain = FlywheelSettings(data="salts.csv", target=COLUMN).generator
     assert (plain.start, plain.settings) == ("concdvae", FINETUNING)
     again = GeneratorChoice.model_validate(plain.model_dump())
@@ -74,5 +74,50 @@ def test_what_is_not_said_about_a_generator_is_decided_and_recorded():
     assert GeneratorChoice.model_validate(scratch.model_dump()) == scratch
     adapter = GeneratorChoice(family="flow-adapter")
     assert (adapter.start, adapter.settings) == ("flow", {})
-    with pytest.raises(ValidationError, match="extends a flow"):
-        GeneratorChoice(family="flow-adapter", start="scratch")
+    alone = GeneratorChoice(family="flow-adapter", start="scratch")
+    assert (alone.start, alone.settings) == (None, {"base": SMALL_FLOW})
+    assert GeneratorChoice.model_validate(alone.model_dump()) == alone
+    changed = GeneratorChoice(family="flow-adapter", start="scratch", settings={"rank": 4})
+    assert changed.settings == {"base": SMALL_FLOW, "rank": 4}
+
+
+def test_an_adapter_from_scratch_extends_a_flow_that_knows_the_table_alone(tmp_path):
+    brief = {"max_steps": 3, "warmup_steps": 1}
+    choice = GeneratorChoice(
+        family="flow-adapter",
+        start="scratch",
+        settings={
+            "base": {**SMALL_FLOW, "n_tokens": 90, "fit": {**SMALL_FLOW["fit"], **brief}},
+            "fit": {**brief, "validate_every_steps": 3},
+        },
+    )
+    table = salts(40)
+    given = making.MakeInput(
+        key="one",
+        choice=choice,
+        table=table,
+        column=COLUMN,
+        values=torch.tensor([20.0, 50.0]).double(),
+        seed=0,
+    )
+    made = making.Make(tmp_path)(given)
+    drawn = making.from_plain(made["crystals"])
+    assert len(drawn) == 2
+    assert set(drawn.atomic_numbers.tolist()) <= set(table.crystals.atomic_numbers.tolist())
+    assert making.Make(tmp_path)(given)["crystals"] == made["crystals"]  # read, not trained again
+
+    labels = table.column(COLUMN)
+    other = LabelledCrystals(
+        crystals=table.crystals.with_properties(**{COLUMN: labels.flip(0)}), source=table.source
+    )
+    making.Make(tmp_path)(replace(given, key="other", table=other))
+    bases = [
+        (tmp_path / "generators" / key / "base" / "generator.safetensors").read_bytes()
+        for key in ("one", "other")
+    ]
+    assert bases[0] == bases[1]  # labels are for the adapter alone
+    adapters = [
+        (tmp_path / "generators" / key / "flywheel_target.safetensors").read_bytes()
+        for key in ("one", "other")
+    ]
+    assert adapters[0] != adapters[1]
