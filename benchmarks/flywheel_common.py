@@ -48,6 +48,8 @@ def kept_as(name, study):
     """Return the name of a study among those of other calls."""
     s = study.settings
     parts = [name, ", ".join(s.modes), ", ".join(s.predictors), f"{s.n_runs} runs"]
+    parts += [f"{s.generator.family} from {s.generator.start or 'scratch'}"]
+    parts += [f"label: {s.label} of {s.labeller}", s.mixing]
     if s.seed:
         parts.append(f"from seed {s.seed}")
     if s.synthetic_ratio != 1.0:

@@ -16,29 +16,34 @@ from matmill.randomness import child, child_seed
 from matmill.steer.flywheel.filters import weights_of_synthetic
 from matmill.steer.flywheel.fitting import FitInput
 from matmill.steer.flywheel.rows import ExtraRows, RunRows, training_table
-from matmill.steer.flywheel.settings import FlywheelSettings
-from matmill.steer.flywheel.study import BOTH, PSEUDO, SHUFFLED, SYNTHETIC
+from matmill.steer.flywheel.settings import FlywheelSettings, PredictorChoice
+from matmill.steer.flywheel.study import BOTH, LONGER, PSEUDO, SHUFFLED, SYNTHETIC
 from matmill.steer.flywheel.synthesis import Made, Turn
 
 _LEAST_SYNTHETIC = 10
 
 
-def arms_of(mode: str, settings: FlywheelSettings) -> Sequence[str]:
+def arms_of(turn: Turn, settings: FlywheelSettings) -> Sequence[str]:
     """Return the arms that a turn of the wheel brings, with the controls if they are wanted."""
     if not settings.controls:
         return (SYNTHETIC, BOTH)
-    pseudo = (PSEUDO,) if mode == "semi-supervised" else ()
-    return (SYNTHETIC, BOTH, SHUFFLED, *pseudo)
+    pseudo = (PSEUDO,) if turn.mode == "semi-supervised" else ()
+    longer = (LONGER,) if settings.predictor(turn.predictor).longer(1.0) else ()
+    return (SYNTHETIC, BOTH, SHUFFLED, *pseudo, *longer)
 
 
 def base_fit(rows: RunRows, name: str, settings: FlywheelSettings) -> FitInput:
     """Return the fit of a predictor on the real rows of a run, asked about all rows."""
-    return _fit(rows, name, settings, real=rows.labelled)
+    return _fit(rows, name, settings.predictor(name), real=rows.labelled)
 
 
 def arm_fit(turn: Turn, made: Made, arm: str, settings: FlywheelSettings) -> FitInput | None:
     """Return the fit of an arm; None where too few synthetic crystals are left."""
     rows, name = turn.rows, turn.predictor
+    if arm == LONGER:
+        n_real = len(rows.labelled)
+        longer = settings.predictor(name).longer(1.0 + len(made.crystals) / n_real)
+        return None if longer is None else _fit(rows, name, longer, real=rows.labelled)
     if arm == PSEUDO:
         unlabelled = ~rows.is_labelled
         crystals = rows.table.crystals.select(rows.train[unlabelled])
@@ -49,9 +54,10 @@ def arm_fit(turn: Turn, made: Made, arm: str, settings: FlywheelSettings) -> Fit
         crystals, labels, std = made.crystals, made.labels, made.std
     if arm == SHUFFLED:
         labels = labels[torch.randperm(len(labels), generator=child(rows.seed, "shuffled labels"))]
+    choice = settings.predictor(name)
     if arm == SYNTHETIC:
         extra = ExtraRows(crystals, labels)
-        return _fit(rows, name, settings, real=rows.labelled[:0], extra=extra)
+        return _fit(rows, name, choice, real=rows.labelled[:0], extra=extra)
     weights, is_first = None, settings.mixing == "finetuned"
     if settings.mixing == "weighted":
         factor = settings.synthetic_weight
@@ -59,11 +65,13 @@ def arm_fit(turn: Turn, made: Made, arm: str, settings: FlywheelSettings) -> Fit
     elif settings.synthetic_weight != 1.0 and not is_first:
         weights = torch.full_like(labels, settings.synthetic_weight)
     extra = ExtraRows(crystals, labels, weights)
-    return _fit(rows, name, settings, real=rows.labelled, extra=extra, is_first=is_first)
+    return _fit(rows, name, choice, real=rows.labelled, extra=extra, is_first=is_first)
 
 
 def n_added(turn: Turn, made: Made, arm: str) -> int:
     """Return how many rows an arm has beside, or instead of, the labelled real ones."""
+    if arm == LONGER:
+        return 0
     return int((~turn.rows.is_labelled).sum()) if arm == PSEUDO else len(made.crystals)
 
 
@@ -76,7 +84,7 @@ def asked_of(table: LabelledCrystals, rows: Tensor | None = None) -> CrystalBatc
 def _fit(
     rows: RunRows,
     name: str,
-    settings: FlywheelSettings,
+    choice: PredictorChoice,
     *,
     real: Tensor,
     extra: ExtraRows | None = None,
@@ -87,13 +95,12 @@ def _fit(
     Args:
         rows: The run.
         name: Of the predictor.
-        settings: Of the study.
+        choice: It, with its settings.
         real: Real training rows.
         extra: Further crystals.
         is_first: Learn from the further crystals first and from the real rows after.
     """
-    choice = settings.predictor(name)
-    with_val = choice.model != "tabular"
+    with_val = choice.holds_out
     first = None
     if is_first:
         first = training_table(rows, real[:0], extra, with_val=with_val)

@@ -22,9 +22,9 @@ def draw(
         labels: Of the rows that the generator learns from, finite.
         n: How many values.
         law: ``kde``: a Gaussian kernel density of the labels (Scott's width), inside their range
-            and a twentieth around it; positive skewed labels as logarithms. ``flat``: even over
-            the range. ``beyond``: even over a quarter of the range on either side of it, of
-            positive labels above it only.
+            and a twentieth around it. ``flat``: even over the range. ``beyond``: even over a
+            quarter of the range on either side of it, of positive labels above it only. All
+            three in logarithms where labels are positive and skewed.
         rng: Draws them.
 
     Raises:

@@ -119,13 +119,16 @@ class Make:
             flow = load_generator(base)
             if not isinstance(flow, FlowGenerator):
                 raise DataError(f"'{base}' is no flow, and adapters extend flows.")
+            recipe = FinetuneSettings.model_validate(settings)
+            # By steps alone: what a busy machine gets done in a time is another generator.
+            by_steps = recipe.fit.model_copy(update={"max_seconds": None})
             finetune(
                 flow,
                 given.table,
                 name,
                 column=given.column,
                 unit="",
-                settings=FinetuneSettings.model_validate(settings),
+                settings=recipe.model_copy(update={"fit": by_steps}),
                 folder=folder,
                 seed=child_seed(given.seed, "generator"),
             )

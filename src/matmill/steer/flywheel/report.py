@@ -9,7 +9,16 @@ import numpy as np
 
 from matmill import charts
 from matmill.quantities import BY_COLUMN
-from matmill.steer.flywheel.study import BOTH, PSEUDO, SHUFFLED, SYNTHETIC, Row, Study, Synthesis
+from matmill.steer.flywheel.study import (
+    BOTH,
+    LONGER,
+    PSEUDO,
+    SHUFFLED,
+    SYNTHETIC,
+    Row,
+    Study,
+    Synthesis,
+)
 
 MEASURES = {
     "valid": "valid geometry, share",
@@ -76,7 +85,7 @@ def verdicts(study: Study) -> list[str]:
     texts = []
     for row in study.rows:
         found = row.against_real
-        if found is None or row.arm not in (SYNTHETIC, BOTH, SHUFFLED, PSEUDO):
+        if found is None or row.arm not in (SYNTHETIC, BOTH, SHUFFLED, PSEUDO, LONGER):
             continue
         who = f"{row.mode}, {row.predictor}, turn {row.round}: {row.arm}"
         if found.high < 0:
@@ -94,19 +103,26 @@ def verdicts(study: Study) -> list[str]:
             f"{each.mode}, {each.predictor}, turn {each.round}: {BOTH} against {each.control}: "
             f"{found.mean:+.3g} ({found.low:+.3g} … {found.high:+.3g})."
         )
+    for (mode, predictor), (wheel, ensemble) in study.extra_cpu_s.items():
+        texts.append(
+            f"{mode}, {predictor}: beyond real rows alone a run of the wheel takes {wheel:.0f} CPU "
+            f"seconds, its ensemble of {study.settings.control_members} {ensemble:.0f}."
+        )
     return texts
 
 
 def quality_rows(syntheses: tuple[Synthesis, ...]) -> list[tuple[str, ...]]:
     """Return mean ± standard deviation over runs of each measure, by mode and turn."""
-    groups: dict[tuple[str, int], list[Synthesis]] = {}
-    for each in syntheses:
-        groups.setdefault((each.mode, each.round), []).append(each)
+    groups: dict[tuple[str, int], dict[str, Synthesis]] = {}
+    for each in syntheses:  # predictors that share a set have it once
+        groups.setdefault((each.mode, each.round), {}).setdefault(each.content, each)
     rows = []
     for (mode, turn), members in groups.items():
         for name, text in MEASURES.items():
             values = [
-                m.quality[name] for m in members if math.isfinite(m.quality.get(name, math.nan))
+                m.quality[name]
+                for m in members.values()
+                if math.isfinite(m.quality.get(name, math.nan))
             ]
             if values:
                 spread = f"± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
@@ -115,12 +131,16 @@ def quality_rows(syntheses: tuple[Synthesis, ...]) -> list[tuple[str, ...]]:
 
 
 def dropped(syntheses: tuple[Synthesis, ...]) -> dict[str, int]:
-    """Return how many synthetic crystals fell for which reason, and how many may teach."""
+    """Return how many synthetic crystals fell for which reason, and how many may teach.
+
+    A set that several predictors learn from, judged by the same one, counts once.
+    """
     counts: dict[str, int] = {}
-    for each in syntheses:
+    once = {(each.content, each.judged_by, each.round): each for each in syntheses}
+    for each in once.values():
         for reason, number in each.dropped.items():
             counts[reason] = counts.get(reason, 0) + number
-    return {**counts, "left to teach": sum(each.n_kept for each in syntheses)}
+    return {**counts, "left to teach": sum(each.n_kept for each in once.values())}
 
 
 def unit(column: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from matmill.config import Settings
+from matmill.predict.settings import PRESETS
 
 Mode = Literal["supervised", "semi-supervised"]
 Law = Literal["kde", "flat", "beyond"]
@@ -22,11 +23,30 @@ class PredictorChoice(Settings):
 
     Attributes:
         model: Name in the registry.
-        settings: Of its training.
+        settings: Of its training. One that says ``calibration = "held-out"`` also gets the
+            validation rows, which it must not learn from; any other never sees them.
     """
 
     model: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether it keeps validation rows for its error bars, and does not learn from them."""
+        return self.settings.get("calibration") == "held-out"
+
+    def longer(self, times: float) -> "PredictorChoice | None":
+        """Return the same with so many times the epochs; None where it does not count in epochs.
+
+        Trees have none, and networks without a number of epochs make a number of steps that does
+        not depend on the rows.
+        """
+        epochs = {**PRESETS.get(self.settings.get("preset", ""), {}), **self.settings}.get("epochs")
+        if epochs is None:
+            return None
+        return PredictorChoice(
+            model=self.model, settings={**self.settings, "epochs": round(epochs * times)}
+        )
 
 
 FAMILY = "concdvae"
@@ -139,6 +159,9 @@ PREDICTORS = {
     "cgcnn": PredictorChoice(
         model="cgcnn", settings={"n_members": 1, "epochs": 60, "calibration": "held-out"}
     ),
+    "cgcnn-long": PredictorChoice(
+        model="cgcnn", settings={"n_members": 1, "epochs": 300, "calibration": "held-out"}
+    ),
     "tabular": PredictorChoice(
         model="tabular",
         settings={
@@ -149,8 +172,8 @@ PREDICTORS = {
         },
     ),
 }
-"""Predictors by name: CGCNN as published, CGCNN by our recipe, and trees with kernels on
-descriptors, the strongest that seconds can train."""
+"""Predictors by name: CGCNN as published; CGCNN by our recipe, briefly and until it has learnt what
+few rows can teach; and trees with kernels on descriptors, the strongest that seconds can train."""
 
 
 class FlywheelSettings(Settings):
@@ -179,9 +202,9 @@ class FlywheelSettings(Settings):
             synthetic rows first and from real ones after (networks only).
         synthetic_weight: Factor on the weight of synthetic rows.
         filters: Which synthetic crystals may teach.
-        controls: Also train on shuffled synthetic labels, and spend the wheel's extra computing on
-            an ensemble instead.
-        control_members: Fits in that ensemble.
+        controls: Also train on shuffled synthetic labels; on real rows alone for as many steps as
+            with synthetic ones; and an ensemble on real rows.
+        control_members: Fits in that ensemble. The report tells what they cost, and the wheel.
     """
 
     data: Path
@@ -217,6 +240,8 @@ class FlywheelSettings(Settings):
             slow = [n for n in self.predictors if self.predictor(n).model == "tabular"]
             if slow:
                 raise ValueError(f"mixing='finetuned' needs networks, and {slow[0]} is none")
+            if self.synthetic_weight != 1.0:
+                raise ValueError("mixing='finetuned' has no weights; leave out synthetic_weight")
         return self
 
     @property

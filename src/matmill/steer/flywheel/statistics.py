@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-N_RESAMPLES = 10_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
@@ -16,7 +14,8 @@ class Paired:
     Attributes:
         n: Runs.
         mean: First minus second, in the unit of the errors; negative: the first is better.
-        low: Lower end of the 95 % bootstrap interval of the mean.
+        low: Lower end of the 95 % interval of the mean, by Student's t. (A percentile bootstrap
+            of ten runs holds the mean in 90 % of cases only, of three in 75 %.)
         high: Upper end.
         p_value: Of Wilcoxon's signed-rank test, two-sided; NaN with fewer than six runs.
         detectable: Difference that this many runs would find at the 5 % level with 80 % power,
@@ -37,17 +36,17 @@ class Paired:
         return asdict(self)
 
 
-def paired(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Paired:
+def paired(first: np.ndarray, second: np.ndarray) -> Paired:
     """Compare two arms run by run.
 
     Args:
         first: Error of each run.
         second: Error of the same runs by the other arm.
-        seed: Of the bootstrap.
 
     Source:
-        Wilcoxon, Individual comparisons by ranking methods (1945); Cohen, Statistical power
-        analysis (1988), for the detectable difference of a paired t-test.
+        Student, The probable error of a mean (1908); Wilcoxon, Individual comparisons by ranking
+        methods (1945); Cohen, Statistical power analysis (1988), for the detectable difference of
+        a paired t-test.
     """
     difference = np.asarray(first, float) - np.asarray(second, float)
     n = len(difference)
@@ -62,16 +61,17 @@ def paired(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Paired:
             detectable=math.nan,
             n_better=int((difference < 0).sum()),
         )
-    rng = np.random.default_rng(seed)
-    means = difference[rng.integers(0, n, (N_RESAMPLES, n))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    from scipy.stats import t
+
+    spread = float(difference.std(ddof=1))
+    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
     return Paired(
         n=n,
         mean=mean,
-        low=float(low),
-        high=float(high),
+        low=mean - half,
+        high=mean + half,
         p_value=_wilcoxon(difference),
-        detectable=detectable(float(difference.std(ddof=1)), n),
+        detectable=detectable(spread, n),
         n_better=int((difference < 0).sum()),
     )
 

@@ -15,9 +15,14 @@ SYNTHETIC = "synthetic"
 BOTH = "real + synthetic"
 SHUFFLED = "real + synthetic, labels shuffled"
 PSEUDO = "real + pseudo-labelled real, no generator"
-COMPUTE = "real, computing spent on an ensemble"
-ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, PSEUDO, COMPUTE)
-"""Arms of the paper's table, with the controls that it lacks."""
+LONGER = "real, as many steps"
+ENSEMBLE = "real, ensemble"
+ARMS = (MEDIAN, REAL, SYNTHETIC, BOTH, SHUFFLED, PSEUDO, LONGER, ENSEMBLE)
+"""Arms of the paper's table, with the controls that it lacks.
+
+A network that sees twice as many rows an epoch also makes twice as many steps; where it was not
+trained to the end that alone helps, and `LONGER` has it without synthetic rows.
+"""
 
 _Key = tuple[str, str, str, int]  # mode, predictor, arm, turn
 
@@ -59,6 +64,8 @@ class Synthesis:
         mode: As in `ArmScore`.
         predictor: Which predictor learns from them.
         labelled_by: Whose pseudo-labels the generator learned; empty for true labels.
+        judged_by: Which predictor judges them, and labels them where conditions do not.
+        content: Key of what was drawn: equal where predictors share it.
         round: Turn of the wheel.
         run: Number of the run.
         n_asked: Crystals asked for.
@@ -67,13 +74,16 @@ class Synthesis:
         quality: Measures of the set; see `quality.measure`.
         train_cpu_s: CPU seconds of the generator's training.
         sample_cpu_s: Of sampling.
-        other_cpu_s: Of filters, energies and labels.
+        other_cpu_s: Of filters and energies, and of the labeller where it is no predictor of the
+            study.
         error: Why there is nothing; empty when there is.
     """
 
     mode: str
     predictor: str
     labelled_by: str
+    judged_by: str
+    content: str
     round: int
     run: int
     n_asked: int
@@ -188,10 +198,10 @@ class Study:
         for mode, predictor, arm, turn in sorted(groups, key=_order):
             if arm != BOTH:
                 continue
-            for control in (SHUFFLED, PSEUDO, COMPUTE):
-                # The ensemble is there once: its computing does not depend on the turn.
+            for control in (SHUFFLED, PSEUDO, LONGER, ENSEMBLE):
+                # The ensemble is there once: it does not depend on the turn.
                 other = groups.get(
-                    (mode, predictor, control, 1 if control == COMPUTE else turn), {}
+                    (mode, predictor, control, 1 if control == ENSEMBLE else turn), {}
                 )
                 difference = self._paired(groups[mode, predictor, arm, turn], other)
                 if difference is not None:
@@ -224,7 +234,33 @@ class Study:
         shared = sorted(set(first) & set(second))
         if not shared:
             return None
-        return paired(_of(first, shared), _of(second, shared), seed=self.settings.seed)
+        return paired(_of(first, shared), _of(second, shared))
+
+    @property
+    def extra_cpu_s(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """CPU seconds a run beyond real rows alone, of the wheel and of the ensemble.
+
+        By mode and predictor. A generator that predictors share counts whole for each of them.
+        """
+        shared: dict[tuple[str, int, str], float] = {}
+        for each in self.syntheses:
+            spent = each.train_cpu_s + each.sample_cpu_s + each.other_cpu_s
+            key = (each.mode, each.run, each.content)
+            shared[key] = shared.get(key, 0.0) + spent
+        made: dict[tuple[str, str], float] = {}
+        for each in self.syntheses:
+            where = (each.mode, each.predictor)
+            made[where] = made.get(where, 0.0) + shared[each.mode, each.run, each.content]
+        fits: dict[tuple[str, str, str], float] = {}
+        for score in self.scores:
+            of = (score.mode, score.predictor, score.arm)
+            fits[of] = fits.get(of, 0.0) + score.cpu_s
+        n = self.settings.n_runs
+        return {
+            where: ((spent + fits[*where, BOTH]) / n, fits[*where, ENSEMBLE] / n)
+            for where, spent in made.items()
+            if (*where, BOTH) in fits and (*where, ENSEMBLE) in fits
+        }
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return CPU seconds by what they were spent on."""

@@ -40,7 +40,8 @@ class Turn:
         labels: What the generator learns, for each training row: true where that is known.
         std: The labeller's error of each training row.
         labeller: The fit that labels and judges synthetic crystals.
-        labelled_by: Whose labels the generator learns; empty for true ones.
+        judged_by: Its name.
+        judge_cpu_s: What its fit cost, where no predictor of the study needed it anyway.
     """
 
     rows: RunRows
@@ -51,7 +52,13 @@ class Turn:
     labels: Float[Tensor, " n_train"]
     std: Float[Tensor, " n_train"]
     labeller: FitInput
-    labelled_by: str
+    judged_by: str
+    judge_cpu_s: float = 0.0
+
+    @property
+    def labelled_by(self) -> str:
+        """Whose labels the generator learns; empty for true ones."""
+        return self.judged_by if self.mode == "semi-supervised" else ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,12 +131,12 @@ def make_all(turns: Sequence[Turn], settings: FlywheelSettings, bench: Bench) ->
     independent = _independent(drawn, settings, bench)
     seen: set[str] = set()
     found = []
-    for turn, result, look, one, opinion, other in zip(
-        turns, results, looks, drawn, judged, independent, strict=True
+    for turn, given, result, look, one, opinion, other in zip(
+        turns, inputs, results, looks, drawn, judged, independent, strict=True
     ):
         if one is None or opinion is None:
             error = result.error or (look.error if look is not None else "") or "nothing was judged"
-            found.append(_nothing(turn, len(result.result or []), error or ""))
+            found.append(_nothing(turn, len(given.values), result.key, error or ""))
             continue
         is_first = result.key not in seen
         seen.add(result.key)
@@ -348,6 +355,8 @@ def _made(
         mode=turn.mode,
         predictor=turn.predictor,
         labelled_by=turn.labelled_by,
+        judged_by=turn.judged_by,
+        content=one.made.key,
         round=turn.round,
         run=turn.run,
         n_asked=len(one.crystals),
@@ -356,7 +365,7 @@ def _made(
         quality=quality,
         train_cpu_s=one.made.result["train_cpu_s"] if counts_cost else 0.0,
         sample_cpu_s=one.made.result["sample_cpu_s"] if counts_cost else 0.0,
-        other_cpu_s=one.cpu_s if counts_cost else 0.0,
+        other_cpu_s=one.cpu_s + turn.judge_cpu_s if counts_cost else 0.0,
     )
     return Made(
         crystals=one.crystals.select(left.kept),
@@ -366,11 +375,13 @@ def _made(
     )
 
 
-def _nothing(turn: Turn, n_asked: int, error: str) -> Made:
+def _nothing(turn: Turn, n_asked: int, content: str, error: str) -> Made:
     synthesis = Synthesis(
         mode=turn.mode,
         predictor=turn.predictor,
         labelled_by=turn.labelled_by,
+        judged_by=turn.judged_by,
+        content=content,
         round=turn.round,
         run=turn.run,
         n_asked=n_asked,

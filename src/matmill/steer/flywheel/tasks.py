@@ -107,12 +107,17 @@ class Bench:
 def fit_key(one: FitInput) -> str:
     """Return the content hash of everything that fitted predictors depend on.
 
-    Their number does not count: an ensemble begins with the predictor that stands alone.
+    Their number does not count: an ensemble begins with the predictor that stands alone. Weights
+    to start from count by their content where they are a file.
     """
+    choice = one.choice.model_dump(mode="json")
+    start = choice["settings"].get("start_from")
+    if start is not None and Path(start).is_file():
+        choice["settings"]["start_from"] = hash_of(Path(start))
     return task_key(
         FIT,
         [
-            one.choice.model_dump(mode="json"),
+            choice,
             one.table.hash,
             None if one.first is None else one.first.hash,
             one.column,

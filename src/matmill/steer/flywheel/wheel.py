@@ -25,7 +25,7 @@ from matmill.steer.flywheel.rows import RunRows, prepared, run_rows
 from matmill.steer.flywheel.settings import OWN, FlywheelSettings, Mode
 from matmill.steer.flywheel.study import (
     BOTH,
-    COMPUTE,
+    ENSEMBLE,
     MEDIAN,
     REAL,
     SYNTHETIC,
@@ -106,7 +106,7 @@ class Wheel:
         base, guesses = self._base(runs, mode)
         scores += base
         if self.settings.controls:
-            scores += self._compute_controls(runs, mode)
+            scores += self._ensembles(runs, mode)
         syntheses: list[Synthesis] = []
         n_rounds = self.settings.rounds if mode == "semi-supervised" else 1
         for turn_number in range(1, n_rounds + 1):
@@ -137,7 +137,7 @@ class Wheel:
                 )
         return scores, guesses
 
-    def _compute_controls(self, runs: Sequence[RunRows], mode: Mode) -> list[ArmScore]:
+    def _ensembles(self, runs: Sequence[RunRows], mode: Mode) -> list[ArmScore]:
         """Fit ensembles on real rows alone."""
         places = [(n, name) for n in range(len(runs)) for name in self.settings.predictors]
         inputs = [
@@ -150,7 +150,7 @@ class Wheel:
         ]
         results = self._bench.fit(inputs)
         return [
-            _score(runs[n], result, mode=mode, predictor=name, arm=COMPUTE, run=n, is_test=True)
+            _score(runs[n], result, mode=mode, predictor=name, arm=ENSEMBLE, run=n, is_test=True)
             for (n, name), result in zip(places, results, strict=True)
         ]
 
@@ -187,7 +187,10 @@ class Wheel:
                         labels=labels,
                         std=said["std"],
                         labeller=guess.given,
-                        labelled_by=by if mode == "semi-supervised" else "",
+                        judged_by=by,
+                        judge_cpu_s=0.0
+                        if by in self.settings.predictors or turn_number > 1
+                        else guess.result.result["cpu_s"],
                     )
                 )
         return turns
@@ -200,7 +203,7 @@ class Wheel:
         inputs: list[FitInput] = []
         scores: list[ArmScore] = []
         for turn, each in zip(turns, made, strict=True):
-            for arm in arms_of(turn.mode, self.settings):
+            for arm in arms_of(turn, self.settings):
                 given = arm_fit(turn, each, arm, self.settings)
                 if given is None:
                     scores.append(_lost(turn, each, arm))

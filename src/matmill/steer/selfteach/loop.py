@@ -76,8 +76,13 @@ class _Arm:
 
     name: str
     weights: str
-    taught: list[CrystalBatch] = field(default_factory=list)
+    lessons: list[CrystalBatch] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def taught(self) -> list[CrystalBatch]:
+        """Own crystals that it learned from; training crystals once more are none."""
+        return [] if self.name == "none" else self.lessons
 
 
 def run_selfteach(
@@ -239,7 +244,8 @@ class Selfteach:
     def _teach(self, arms: Sequence[_Arm], judged: dict[str, Judgement], number: int) -> None:
         """Fine-tune every arm on training crystals and on what it keeps of its own.
 
-        All arms add as many crystals as ``verified`` does, where that runs.
+        All arms add as many crystals as ``verified`` does, where that runs, and keep those of
+        earlier rounds.
         """
         settings = self.settings
         inputs = []
@@ -248,10 +254,8 @@ class Selfteach:
             rng = child(settings.seed, "lesson", arm.name, number)
             own = self._lesson(arm, judged[arm.name], n, rng)
             n = len(own) if n is None else n
-            if arm.name != "none":
-                arm.taught.append(own)
-            pool = [own] if arm.name == "none" else arm.taught
-            crystals = self._mixed(pool, child(settings.seed, "replay", number))
+            arm.lessons.append(own)
+            crystals = self._mixed(arm.lessons, child(settings.seed, "replay", number))
             inputs.append(
                 (
                     arm,
@@ -294,9 +298,10 @@ class Selfteach:
         return own.with_properties(**{_HULL: judged.above_hull[rows].clamp_min(0.0)})
 
     def _mixed(self, own: Sequence[CrystalBatch], rng: torch.Generator) -> CrystalBatch:
-        """Return training crystals and own ones, these repeated towards their share of the whole.
+        """Return training crystals and own ones, these brought to their share of the whole.
 
-        A few repeats at most: a crystal that is shown over and over is learned by heart.
+        Few are repeated, a few times at most: a crystal that is shown over and over is learned by
+        heart. Of many some are drawn.
         """
         settings = self.settings
         order = torch.randperm(len(self.trained_on), generator=rng)[: settings.n_replayed]
@@ -305,10 +310,11 @@ class Selfteach:
         if not pool:
             return replayed
         mine = concatenate([_with(batch, replayed) for batch in pool])
-        wanted = len(replayed) * (1.0 - settings.replay) / settings.replay
-        times = min(max(1, round(wanted / len(mine))), _MOST_REPEATS)
-        repeated = mine.select(torch.arange(len(mine)).repeat(times))
-        return usable(concatenate([replayed, repeated]), max_atoms=64)
+        wanted = round(len(replayed) * (1.0 - settings.replay) / settings.replay)
+        # Whole rounds first and a part of one last, so that none is shown much more than another.
+        times = min(-(-wanted // len(mine)), _MOST_REPEATS)
+        shown = torch.cat([torch.randperm(len(mine), generator=rng) for _ in range(times)])
+        return usable(concatenate([replayed, mine.select(shown[:wanted])]), max_atoms=64)
 
     def _teach_item(self, given: TeachInput) -> dict[str, Any]:
         return {

@@ -1,23 +1,25 @@
-"""What an arm learns from: controls without a generator, and ensembles."""
+"""What an arm learns from: controls without a generator, longer training, and ensembles."""
+
+from dataclasses import replace
 
 import torch
 from wheel_tables import COLUMN, quick, salts
 
-from matmill.steer.flywheel.study import PSEUDO
+from matmill.steer.flywheel.arms import arm_fit, arms_of, base_fit
+from matmill.steer.flywheel.rows import prepared, run_rows
+from matmill.steer.flywheel.settings import PredictorChoice
+from matmill.steer.flywheel.study import LONGER, PSEUDO, Synthesis
+from matmill.steer.flywheel.synthesis import Made, Turn
+from matmill.steer.flywheel.tasks import fit_key
 
 
-def test_pseudo_labelled_rows_teach_without_a_generator():
-    """The control is self-training: real labels where known, what the labeller says elsewhere."""
-    from matmill.steer.flywheel.arms import arm_fit, base_fit
-    from matmill.steer.flywheel.rows import prepared, run_rows
-    from matmill.steer.flywheel.study import Synthesis
-    from matmill.steer.flywheel.synthesis import Made, Turn
-
+def a_turn(n_made=20):
+    """A semi-supervised turn whose labeller says -7 ± 2 everywhere, and what was made in it."""
     settings = quick()
     rows = run_rows(prepared(salts(), COLUMN), settings, 0, "semi-supervised")
-    known = rows.is_labelled
-    assert rows.train[known].tolist() == rows.labelled.tolist()
-    labels = torch.where(known, rows.values[rows.train], torch.full_like(rows.values, -7.0)[:1])
+    labels = torch.where(
+        rows.is_labelled, rows.values[rows.train], torch.full_like(rows.values, -7.0)[:1]
+    )
     turn = Turn(
         rows=rows,
         run=0,
@@ -27,16 +29,32 @@ def test_pseudo_labelled_rows_teach_without_a_generator():
         labels=labels,
         std=torch.full_like(labels, 2.0),
         labeller=base_fit(rows, "tiny", settings),
-        labelled_by="tiny",
+        judged_by="tiny",
     )
-    nothing = Made(
-        crystals=rows.table.crystals.select(rows.train[:0]),
-        labels=labels[:0],
-        std=labels[:0],
+    made = Made(
+        crystals=rows.table.crystals.select(rows.train[:n_made]),
+        labels=labels[:n_made],
+        std=turn.std[:n_made],
         synthesis=Synthesis(
-            mode=turn.mode, predictor="tiny", labelled_by="tiny", round=1, run=0, n_asked=0
+            mode=turn.mode,
+            predictor="tiny",
+            labelled_by=turn.labelled_by,
+            judged_by="tiny",
+            content="",
+            round=1,
+            run=0,
+            n_asked=n_made,
         ),
     )
+    return settings, turn, made
+
+
+def test_pseudo_labelled_rows_teach_without_a_generator():
+    """The control is self-training: real labels where known, what the labeller says elsewhere."""
+    settings, turn, nothing = a_turn(0)
+    rows = turn.rows
+    known = rows.is_labelled
+    assert rows.train[known].tolist() == rows.labelled.tolist()
     table = arm_fit(turn, nothing, PSEUDO, settings).table
     origin = table.notes["origin"]
     values = table.column(COLUMN)
@@ -61,14 +79,41 @@ def test_pseudo_labelled_rows_teach_without_a_generator():
 
 
 def test_an_ensemble_begins_with_the_predictor_that_stands_alone():
-    from dataclasses import replace
-
-    from matmill.steer.flywheel.arms import base_fit
-    from matmill.steer.flywheel.rows import prepared, run_rows
-    from matmill.steer.flywheel.tasks import fit_key
-
     settings = quick()
     rows = run_rows(prepared(salts(), COLUMN), settings, 0, "supervised")
     alone = base_fit(rows, "tiny", settings)
     assert fit_key(replace(alone, n_fits=3)) == fit_key(alone)
     assert fit_key(replace(alone, seed=alone.seed + 1)) != fit_key(alone)
+
+
+def test_real_rows_alone_can_have_as_many_steps():
+    """The control sees real rows as often as an arm sees real and synthetic ones together."""
+    settings, turn, made = a_turn()
+    alone = base_fit(turn.rows, "tiny", settings)
+    control = arm_fit(turn, made, LONGER, settings)
+    assert control.table.hash == alone.table.hash
+    n_real, n_synthetic = len(turn.rows.labelled), len(made.crystals)
+    assert n_synthetic > 10
+    epochs = alone.choice.settings["epochs"]
+    assert control.choice.settings["epochs"] == round(epochs * (1 + n_synthetic / n_real))
+    assert {**control.choice.settings, "epochs": epochs} == alone.choice.settings
+    assert LONGER in arms_of(turn, settings)
+    trees = quick(predictors=("tabular",))
+    assert LONGER not in arms_of(replace(turn, predictor="tabular"), trees)
+    published = trees.predictor("cgcnn-reference").longer(2.0)
+    assert published.settings["epochs"] == 60
+
+
+def test_the_weights_that_a_fit_starts_from_count_by_content(tmp_path):
+    weights = tmp_path / "encoder.safetensors"
+    weights.write_bytes(b"first")
+    settings = quick()
+    rows = run_rows(prepared(salts(), COLUMN), settings, 0, "supervised")
+    alone = base_fit(rows, "tiny", settings)
+    choice = PredictorChoice(
+        model="cgcnn", settings={**alone.choice.settings, "start_from": str(weights)}
+    )
+    given = replace(alone, choice=choice)
+    before = fit_key(given)
+    weights.write_bytes(b"second")
+    assert fit_key(given) != before != fit_key(alone)

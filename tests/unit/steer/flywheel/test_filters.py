@@ -75,10 +75,15 @@ def test_every_reason_is_found_and_counted_once(rows, odd):
 
 
 def test_without_filters_only_the_unreadable_and_test_formulas_go(rows, odd):
-    batch, facts = odd
-    found = sift(batch, torch.zeros(8), facts, rows, FilterSettings.none())
+    batch, _ = odd
+    nothing = FilterSettings.none()
+    real = replace(rows.table.crystals.select(rows.train), properties={}, ids=())
+    limits = Limits(min_distance_ratio=nothing.min_distance_ratio)
+    facts = look(LookInput(synthetic=batch, real=real, limits=limits))
+    found = sift(batch, torch.zeros(8), facts, rows, nothing)
     assert 1 not in found.kept.tolist()  # no arm may ever see a test row's formula
     assert found.dropped["formula of a test row"] == 1
+    # The overlapping atoms, 0.08 Å apart, fall to the field's own rule of 0.5 Å.
     assert found.kept.tolist() == [2, 3, 4, 5, 6, 7]
 
 

@@ -25,11 +25,19 @@ def test_a_clear_difference_is_told_and_equal_arms_are_not():
 def test_the_interval_holds_the_mean_of_the_differences():
     found = paired(np.array([1.0, 2.0, 4.0]), np.array([0.0, 0.0, 0.0]))
     assert found.mean == pytest.approx(7 / 3)
-    assert 1.0 <= found.low <= found.mean <= found.high <= 4.0
+    expected = ttest_rel([1.0, 2.0, 4.0], [0.0, 0.0, 0.0]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert math.isnan(found.p_value)  # three runs cannot tell
     alone = paired(np.array([1.0]), np.array([2.0]))
     assert (alone.n, alone.mean) == (1, -1.0)
     assert math.isnan(alone.low)
+
+
+def test_an_interval_of_few_runs_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    found = [paired(rng.normal(3.0, 2.0, 5), np.zeros(5)) for _ in range(3000)]
+    held = np.mean([each.low <= 3.0 <= each.high for each in found])
+    assert held == pytest.approx(0.95, abs=0.015)
 
 
 def test_the_detectable_difference_is_found_four_times_in_five():

@@ -16,7 +16,8 @@ from matmill.steer.flywheel.settings import FilterSettings
 from matmill.steer.flywheel.study import (
     ARMS,
     BOTH,
-    COMPUTE,
+    ENSEMBLE,
+    LONGER,
     MEDIAN,
     PSEUDO,
     REAL,
@@ -43,7 +44,7 @@ def test_every_arm_of_every_run_has_a_score(done):
     assert len(found) == len(study.scores)
     for run in range(2):
         for mode in ("supervised", "semi-supervised"):
-            for arm in (REAL, COMPUTE, SYNTHETIC, BOTH, SHUFFLED):
+            for arm in (REAL, ENSEMBLE, SYNTHETIC, BOTH, SHUFFLED, LONGER):
                 assert found[mode, "tiny", arm, 1, run].mae > 0
             assert found[mode, "", MEDIAN, 1, run].mae > 0
         assert ("semi-supervised", "tiny", BOTH, 2, run) in found
@@ -90,15 +91,15 @@ def test_the_wheel_is_held_against_its_controls(done):
     rows = {(r.mode, r.arm, r.round): np.array(r.maes) for r in study.rows}
     found = {(c.mode, c.control, c.round): c.found for c in study.contrasts}
     assert set(found) == {
-        *(("supervised", control, 1) for control in (SHUFFLED, COMPUTE)),
+        *(("supervised", control, 1) for control in (SHUFFLED, LONGER, ENSEMBLE)),
         *(
             ("semi-supervised", control, turn)
-            for control in (SHUFFLED, PSEUDO, COMPUTE)
+            for control in (SHUFFLED, PSEUDO, LONGER, ENSEMBLE)
             for turn in (1, 2)
         ),
     }
     for (mode, control, turn), difference in found.items():
-        other = rows[mode, control, 1 if control == COMPUTE else turn]
+        other = rows[mode, control, 1 if control == ENSEMBLE else turn]
         assert difference.mean == pytest.approx((rows[mode, BOTH, turn] - other).mean())
 
 
@@ -156,36 +157,6 @@ def test_the_files_tell_the_same(done):
     assert record["cpu_s"]["predictors"] > 0
 
 
-def test_no_arm_sees_a_test_row_or_its_label(tmp_path, monkeypatch):
-    """Labels of test rows are changed: nothing but the scores may change."""
-    from dataclasses import replace
-
-    from matmill.steer.flywheel.rows import prepared, run_rows
-
-    settings = quick(n_runs=1, modes=("supervised",), controls=False)
-    table = salts()
-    rows = run_rows(prepared(table, COLUMN), settings, 0, "supervised")
-    changed = table.crystals.properties[COLUMN].clone()
-    changed[rows.test] += 1000.0
-    other = replace(table, crystals=table.crystals.with_properties(**{COLUMN: changed}))
-    kept = []
-    original = making.Make.__call__
-
-    def noting(self, given):
-        kept.append((given.key, given.values.tolist()))
-        return original(self, given)
-
-    monkeypatch.setattr(making.Make, "__call__", noting)
-    studies = [
-        run_flywheel(settings, folder=tmp_path / str(i), table=t, workers=InlineWorkers()).study
-        for i, t in enumerate((table, other))
-    ]
-    assert kept[0] == kept[1]
-    maes = [{s.arm: s.mae for s in study.scores} for study in studies]
-    assert maes[1][BOTH] - maes[0][BOTH] > 900
-    assert studies[0].syntheses[0].n_kept == studies[1].syntheses[0].n_kept
-
-
 def test_a_generator_that_returns_rubbish_costs_its_arms_only(tmp_path, monkeypatch):
     def rubbish(_self, given):
         n = len(given.values)
@@ -206,6 +177,7 @@ def test_a_generator_that_returns_rubbish_costs_its_arms_only(tmp_path, monkeypa
     scores = {s.arm: s for s in study.scores}
     assert scores[REAL].mae > 0
     assert scores[BOTH].error == "only 0 synthetic crystals are left"
+    assert study.syntheses[0].n_asked > 10
     assert study.syntheses[0].dropped["no crystal"] == study.syntheses[0].n_asked
     row = next(r for r in study.rows if r.arm == BOTH)
     assert (row.n_failed, row.maes) == (1, ())
@@ -219,6 +191,7 @@ def test_a_generator_that_crashes_is_told_by_name(tmp_path, monkeypatch):
     study = study_of(quick(n_runs=1, modes=("supervised",)), tmp_path)
     assert "out of noise" in next(s for s in study.scores if s.arm == BOTH).error
     assert "out of noise" in study.syntheses[0].error
+    assert study.syntheses[0].n_asked > 10
     assert (tmp_path / "report.html").exists()
 
 
@@ -300,3 +273,27 @@ def test_augmented_crystals_are_no_forbidden_copies(tmp_path):
     )
     assert "copy of a training row" not in study.syntheses[0].dropped
     assert study.syntheses[0].n_kept > 10
+
+
+def test_what_predictors_share_is_counted_once(tmp_path):
+    """Two predictors, one labeller: the same sets, and what they cost falls on the first."""
+    from matmill.steer.flywheel import report
+
+    tiny = quick().more_predictors["tiny"]
+    other = tiny.model_copy(update={"settings": {**tiny.settings, "width": 6}})
+    settings = quick(
+        predictors=("tiny", "other"),
+        more_predictors={"tiny": tiny, "other": other},
+        labeller="tiny",
+        label="predictor",
+        modes=("supervised",),
+    )
+    study = study_of(settings, tmp_path)
+    first = [s for s in study.syntheses if s.predictor == "tiny"]
+    assert len(study.syntheses) == 2 * len(first) == 4
+    counted = report.dropped(study.syntheses)
+    assert sum(counted.values()) == sum(s.n_asked for s in first)
+    assert report.quality_rows(study.syntheses) == report.quality_rows(tuple(first))
+    wheel, ensemble = study.extra_cpu_s["supervised", "other"]
+    assert wheel > ensemble * 0
+    assert study.extra_cpu_s["supervised", "tiny"][0] == pytest.approx(wheel, rel=0.5)

@@ -11,7 +11,7 @@ from matmill.errors import DataError, InputError, MatmillError
 from matmill.generate.train import GeneratorSettings, train
 from matmill.steer.flywheel.looking import Settle
 from matmill.steer.flywheel.making import to_plain
-from matmill.steer.selfteach.judging import element_number, judge, lesson
+from matmill.steer.selfteach.judging import Judgement, element_number, judge, lesson
 from matmill.steer.selfteach.loop import run_selfteach
 from matmill.steer.selfteach.settings import SelfteachSettings
 from matmill.steer.selfteach.tasks import Draw, Teach, weights_of
@@ -199,14 +199,36 @@ def test_all_arms_run_all_rounds_and_a_second_call_finds_the_same(
 
 
 @pytest.mark.usefixtures("settled")
-def test_an_arm_that_narrows_stops(start, nothing_known, tmp_path):
-    facts = run(start, tmp_path, nothing_known, arms=("raw",), fewest_alike=1.0, rounds=3)
-    assert facts[-1].stopped or facts[-1].round == 3
-    narrowed = [f for f in facts if f.stopped]
-    if narrowed:
-        assert narrowed[0] is facts[-1]
-        first = facts[0].counts["effective_elements"]
-        assert narrowed[0].counts["effective_elements"] < first
+def test_an_arm_that_narrows_stops(start, nothing_known, tmp_path, monkeypatch):
+    numbers = iter([10.0, 7.1, 6.9])
+    original = Judgement.counts
+    monkeypatch.setattr(
+        Judgement,
+        "counts",
+        lambda self, limit: {**original(self, limit), "effective_elements": next(numbers)},
+    )
+    facts = run(start, tmp_path, nothing_known, arms=("raw",), fewest_alike=0.7, rounds=3)
+    assert [(f.round, bool(f.stopped)) for f in facts] == [(0, False), (1, False), (2, True)]
+
+
+@pytest.mark.usefixtures("settled")
+def test_every_arm_learns_from_the_same_share_of_training_crystals(
+    start, nothing_known, tmp_path, monkeypatch
+):
+    """Also in later rounds, when there are more lessons than that share has room for."""
+    taught = []
+    original = Teach.__call__
+
+    def noting(self, given):
+        taught.append(given.crystals)
+        return original(self, given)
+
+    monkeypatch.setattr(Teach, "__call__", noting)
+    run(start, tmp_path, nothing_known, arms=("raw", "none"), replay=0.6)
+    assert [len(batch) for batch in taught] == [12 + 8] * 4  # two arms, two rounds
+    known = {tuple(pair) for pair in ([a, b] for a in (3, 11, 19, 37) for b in (9, 17, 35))}
+    for batch in taught[1::2]:  # the arm "none" has nothing but training crystals
+        assert {tuple(pair) for pair in batch.atomic_numbers.reshape(-1, 2).tolist()} <= known
 
 
 @pytest.mark.usefixtures("settled")
