@@ -73,11 +73,16 @@ class TaskBoard:
     Args:
         store: Where results are kept.
         attempts: How often a task is tried before it counts as failed for good.
+        retry_failed: Try those again that had failed for good, when they are next asked for.
     """
 
-    def __init__(self, store: Store, *, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self, store: Store, *, attempts: int = ATTEMPTS, retry_failed: bool = False
+    ) -> None:
         self.store = store
         self.attempts = attempts
+        self.retry_failed = retry_failed
+        self._retried: set[str] = set()
 
     def run(
         self,
@@ -88,7 +93,6 @@ class TaskBoard:
         on_event: OnEvent = ignore,
         *,
         inputs: Sequence[Any] | None = None,
-        retry_failed: bool = False,
     ) -> list[TaskResult]:
         """Return the result of every item, in their order, running only what is not done yet.
 
@@ -100,12 +104,14 @@ class TaskBoard:
             workers: Where tasks run.
             on_event: Told about progress, with the number of failures.
             inputs: What the function gets instead of the item, one for each; need not be JSON.
-            retry_failed: Try those again that had failed for good.
         """
         keys = [task_key(kind, item) for item in items]
         given = dict(zip(keys, items if inputs is None else inputs, strict=True))
         known = self.results(given)
-        spent = {key: 0 if retry_failed else r.attempts for key, r in known.items()}
+        spent = {key: r.attempts for key, r in known.items()}
+        if self.retry_failed:
+            spent |= dict.fromkeys(set(spent) - self._retried, 0)
+            self._retried |= set(given)
         tries = {key: spent.get(key, 0) for key in given}
         done = {key for key, found in known.items() if found.is_done}
         waiting = self._worth_trying(given, done, tries)

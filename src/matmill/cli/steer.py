@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SeedOrConfig = Annotated[
     int | None, typer.Option("--seed", min=0, help="Same seed, same settings: same result.")
 ]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try tasks again that an earlier call gave up.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +72,7 @@ def flywheel(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the study; run again to go on.")
     ] = Path("runs/flywheel"),
+    retry_failed: RetryFailed = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,6 +110,7 @@ def flywheel(
             store=store,
             workers=crew,
             arguments={"command": "steer flywheel", "config": str(config), "out": str(out)},
+            retry_failed=retry_failed,
             on_event=on_event,
         )
     _print(summary, json=json)
@@ -133,6 +138,7 @@ def selfteach(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the loop; run again to go on.")
     ] = Path("runs/selfteach"),
+    retry_failed: RetryFailed = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -166,7 +172,14 @@ def selfteach(
         resumable("The same command continues it."),
         show(quiet=quiet or json) as on_event,
     ):
-        facts = run_selfteach(settings, folder=out, store=store, workers=crew, on_event=on_event)
+        facts = run_selfteach(
+            settings,
+            folder=out,
+            store=store,
+            workers=crew,
+            retry_failed=retry_failed,
+            on_event=on_event,
+        )
     if json:
         print_json({"folder": str(out), "rounds": [vars(each) for each in facts]})
         return
@@ -246,6 +259,9 @@ def _print(summary: "FlywheelSummary", *, json: bool) -> None:
     print_table(("synthetic crystals", "number"), list(report.dropped(study.syntheses).items()))
     for text in report.verdicts(study):
         typer.echo(text)
+    if lost := [score for score in study.scores if score.error]:
+        typer.echo(f"{len(lost)} fits are missing; the first: {lost[0].error}")
+        typer.echo("The same command with --retry-failed tries them again.")
     cost = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in study.cpu_seconds().items())
     typer.echo(f"CPU: {cost}.")
     typer.echo(f"Files: {summary.folder}/ (report.html, table.json, run.json)")

@@ -41,8 +41,9 @@ class Counted:
         return self.answer(item, self.calls.count(item))
 
 
-def run(store, items, function, **kwargs):
-    return TaskBoard(store, attempts=3).run("square", items, function, InlineWorkers(), **kwargs)
+def run(store, items, function, *, retry_failed=False, **kwargs):
+    board = TaskBoard(store, attempts=3, retry_failed=retry_failed)
+    return board.run("square", items, function, InlineWorkers(), **kwargs)
 
 
 def test_results_come_in_order_and_are_computed_once(store):
@@ -78,6 +79,15 @@ def test_failures_are_kept_and_tried_again_so_often(store):
     (again,) = run(store, ["never"], function, retry_failed=True)
     assert (again.error, again.attempts) == ("ValueError: no luck 6", 6)
     assert TaskBoard(store).counts() == {"square": {"done": 2, "failed": 2}}
+
+
+def test_a_board_retries_what_had_failed_once_however_often_it_is_asked(store):
+    function = Counted(lambda x, _: 1 // x)
+    run(store, [0], function)
+    board = TaskBoard(store, attempts=3, retry_failed=True)
+    for _ in range(2):
+        (found,) = board.run("square", [0], function, InlineWorkers())
+        assert (found.is_done, found.attempts) == (False, 6)
 
 
 def test_inputs_need_not_be_json(store):

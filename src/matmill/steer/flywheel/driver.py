@@ -109,6 +109,7 @@ def run_flywheel(
     store: str | None = None,
     workers: Workers | None = None,
     arguments: dict[str, Any] | None = None,
+    retry_failed: bool = False,
     on_event: OnEvent = ignore,
 ) -> FlywheelSummary:
     """Run a study, or continue the one in ``folder``, and write its report.
@@ -124,6 +125,7 @@ def run_flywheel(
         store: SQLAlchemy URL of the results; a file in ``folder`` when None.
         workers: Where tasks run, stopped at the end; one local process a core when None.
         arguments: What to record as the call that was made, for people.
+        retry_failed: Try tasks again that an earlier call gave up.
         on_event: Told about progress.
 
     Raises:
@@ -141,7 +143,7 @@ def run_flywheel(
         closing(Store(store or folder / STORE_NAME)) as kept,
         closing(workers or LocalWorkers(timeout_s=TASK_SECONDS)) as crew,
     ):
-        board = TaskBoard(kept)
+        board = TaskBoard(kept, retry_failed=retry_failed)
         wheel = Wheel(table, settings, board=board, folder=folder, workers=crew, on_event=on_event)
         study = wheel.run()
     on_event(Event(stage="write", message=f"files to {folder}"))

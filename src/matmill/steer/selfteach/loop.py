@@ -92,6 +92,7 @@ def run_selfteach(
     store: str | None = None,
     workers: Workers | None = None,
     known: KnownIndex | None = None,
+    retry_failed: bool = False,
     on_event: OnEvent = ignore,
 ) -> list[RoundFacts]:
     """Run the rounds of all arms, or what is left of them; write ``rounds.json``.
@@ -102,6 +103,7 @@ def run_selfteach(
         store: SQLAlchemy URL of the results; a file in ``folder`` when None.
         workers: Where tasks run, stopped at the end; one local process a core when None.
         known: Known crystals; the index that ships when None.
+        retry_failed: Try tasks again that an earlier call gave up.
         on_event: Told about progress.
 
     Raises:
@@ -119,7 +121,7 @@ def run_selfteach(
         wheel = Selfteach(
             crystals,
             settings,
-            board=TaskBoard(kept),
+            board=TaskBoard(kept, retry_failed=retry_failed),
             workers=crew,
             folder=folder,
             known=known or KnownIndex.load(),

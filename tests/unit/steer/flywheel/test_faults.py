@@ -63,3 +63,21 @@ def test_a_study_goes_on_after(fault, at, expected, tmp_path):
         table, counts = expected
         assert what_was_found(wheel(store, tmp_path).run().as_dict()) == table
         assert TaskBoard(store).counts() == counts
+
+
+def test_what_had_failed_is_tried_again_when_asked_for(expected, tmp_path, monkeypatch):
+    def no_memory(_self, _given):
+        raise MemoryError("a smaller machine")
+
+    with closing(Store(tmp_path / "w.sqlite")) as store:
+        with monkeypatch.context() as broken:
+            broken.setattr("matmill.steer.flywheel.making.Make.__call__", no_memory)
+            lost = wheel(store, tmp_path).run()
+        errors = [score.error for score in lost.scores if score.error]
+        assert errors
+        assert all("a smaller machine" in error for error in errors)
+        again = wheel(store, tmp_path).run()
+        assert what_was_found(again.as_dict()) == what_was_found(lost.as_dict())
+        board = TaskBoard(store, retry_failed=True)
+        mended = Wheel(salts(), SETTINGS, board=board, folder=tmp_path, workers=InlineWorkers())
+        assert what_was_found(mended.run().as_dict()) == expected[0]
