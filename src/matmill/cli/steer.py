@@ -38,7 +38,9 @@ def flywheel(
     target: Annotated[str | None, typer.Option("--target", "-t", help="Column to learn.")] = None,
     predictor: Annotated[
         list[str] | None,
-        typer.Option("--predictor", help="cgcnn-reference, cgcnn or tabular; repeatable."),
+        typer.Option(
+            "--predictor", help="cgcnn-reference, cgcnn, cgcnn-long or tabular; repeatable."
+        ),
     ] = None,
     generator: Annotated[
         str | None, typer.Option("--generator", help="concdvae, flow-adapter or augment.")
