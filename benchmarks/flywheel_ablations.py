@@ -58,7 +58,7 @@ VARIATIONS = {
     },
     "adapter on the shipped flow": {"generator": {"family": "flow-adapter"}},
     "adapter, labels of the strongest": {**STRONG, "generator": {"family": "flow-adapter"}},
-    "an ensemble of thirty": {"control_members": 30},  # with --controls: the wheel's own computing
+    "an ensemble of thirty": {"control_members": 30},  # what k_vrh_200's wheel costs
     "three turns, each labelled by the last": {"rounds": 3, "labeller": "own"},
     "three turns, labels of the predictor": {"rounds": 3, "labeller": "own", "label": "predictor"},
 }

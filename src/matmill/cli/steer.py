@@ -263,7 +263,7 @@ def _print(summary: "FlywheelSummary", *, json: bool) -> None:
         typer.echo(text)
     if lost := [score for score in study.scores if score.error]:
         typer.echo(f"{len(lost)} fits are missing; the first: {lost[0].error}")
-        typer.echo("The same command with --retry-failed tries them again.")
+        typer.echo("Mend the cause; the same command with --retry-failed then tries them again.")
     cost = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in study.cpu_seconds().items())
     typer.echo(f"CPU: {cost}.")
     typer.echo(f"Files: {summary.folder}/ (report.html, table.json, run.json)")

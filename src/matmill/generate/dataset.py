@@ -1,5 +1,6 @@
 """Training crystals of the flow: which are used, in which cell, with which conditions known."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def usable(batch: CrystalBatch, *, max_atoms: int) -> CrystalBatch:
     return kept
 
 
-class SizedBatches:
+class SizedBatches(ABC):
     """Crystals by size, served as shuffled batches of one size each.
 
     Subclasses say where the rows are; the plan of an epoch is the same wherever they are.
@@ -79,9 +80,9 @@ class SizedBatches:
     shape_counts: Int[Tensor, " s"]
     elements: Int[Tensor, " e"]
 
+    @abstractmethod
     def rows(self, n: int, index: Int[Tensor, " b"]) -> TrainingBatch:
         """Return crystals of one size by their positions among those of that size."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return sum(self.counts.values())

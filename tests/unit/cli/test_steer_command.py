@@ -113,6 +113,41 @@ def test_another_generator_does_not_inherit_what_a_file_says_of_its_own(given, t
     assert "nowhere.safetensors" in done.output
 
 
+def test_what_failed_is_tried_again_when_asked_for(given, tmp_path):
+    from contextlib import closing
+
+    from matmill.campaign.store import Store
+    from matmill.campaign.tasks import ATTEMPTS, TaskBoard
+
+    recipe, data = given
+    recipe.write_text(TOML.replace("epochs = 2", "epochs = 0"))
+    out = tmp_path / "study"
+
+    def failed(*more):
+        """What is printed, and how often failed fits were tried in all calls so far."""
+        done = run(recipe, "--data", data, "--runs", 1, "--workers", 1, "-o", out, *more)
+        keys = [row["key"] for row in rows(out / "flywheel.sqlite")]
+        with closing(Store(out / "flywheel.sqlite")) as store:
+            found = TaskBoard(store).results(keys).values()
+        return done, {each.attempts for each in found if not each.is_done}
+
+    done, attempts = failed()
+    assert done.exit_code == 0, done.output
+    assert "--retry-failed" in done.output
+    assert attempts == {ATTEMPTS}
+    assert failed()[1] == {ATTEMPTS}
+    assert failed("--retry-failed")[1] == {2 * ATTEMPTS}
+
+
+def rows(file):
+    """The tasks of a store."""
+    import sqlite3
+
+    with sqlite3.connect(file) as connection:
+        connection.row_factory = sqlite3.Row
+        return connection.execute("SELECT key FROM task").fetchall()
+
+
 def test_data_and_target_are_asked_for(tmp_path):
     done = run("-o", tmp_path / "study")
     assert done.exit_code != 0

@@ -112,9 +112,9 @@ class Make:
 
         name = "flywheel_target"
         path = folder / f"{name}.safetensors"
-        settings = dict(given.choice.settings)
-        of_base = settings.pop("base", {})
-        base = given.choice.start or str(small_flow(given, of_base, folder))
+        settings, base = dict(given.choice.settings), given.choice.start
+        if base is None:
+            base = str(small_flow(given, settings.pop("base"), folder))
         if not path.exists():
             flow = load_generator(base)
             if not isinstance(flow, FlowGenerator):

@@ -36,10 +36,10 @@ class PredictorChoice(Settings):
         return self.settings.get("calibration") == "held-out"
 
     def longer(self, times: float) -> "PredictorChoice | None":
-        """Return the same with so many times the epochs; None where it does not count in epochs.
+        """Return the same with so many times the epochs; None where no number of them is given.
 
-        Trees have none, and networks without a number of epochs make a number of steps that does
-        not depend on the rows.
+        Trees have none, and a network that chooses its own number is not held against longer
+        training.
         """
         epochs = {**PRESETS.get(self.settings.get("preset", ""), {}), **self.settings}.get("epochs")
         if epochs is None:

@@ -63,8 +63,8 @@ class Synthesis:
     Attributes:
         mode: As in `ArmScore`.
         predictor: Which predictor learns from them.
-        labelled_by: Whose pseudo-labels the generator learned; empty for true labels.
-        judged_by: Which predictor judges them, and labels them where conditions do not.
+        judged_by: Which predictor judges them, and labels them where conditions do not; in
+            semi-supervised runs the generator learned its pseudo-labels.
         content: Key of what was drawn: equal where predictors share it.
         round: Turn of the wheel.
         run: Number of the run.
@@ -81,7 +81,6 @@ class Synthesis:
 
     mode: str
     predictor: str
-    labelled_by: str
     judged_by: str
     content: str
     round: int

@@ -55,11 +55,6 @@ class Turn:
     judged_by: str
     judge_cpu_s: float = 0.0
 
-    @property
-    def labelled_by(self) -> str:
-        """Whose labels the generator learns; empty for true ones."""
-        return self.judged_by if self.mode == "semi-supervised" else ""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Made:
@@ -354,7 +349,6 @@ def _made(
     synthesis = Synthesis(
         mode=turn.mode,
         predictor=turn.predictor,
-        labelled_by=turn.labelled_by,
         judged_by=turn.judged_by,
         content=one.made.key,
         round=turn.round,
@@ -379,7 +373,6 @@ def _nothing(turn: Turn, n_asked: int, content: str, error: str) -> Made:
     synthesis = Synthesis(
         mode=turn.mode,
         predictor=turn.predictor,
-        labelled_by=turn.labelled_by,
         judged_by=turn.judged_by,
         content=content,
         round=turn.round,

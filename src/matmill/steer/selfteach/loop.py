@@ -312,7 +312,7 @@ class Selfteach:
         if not pool:
             return replayed
         mine = concatenate([_with(batch, replayed) for batch in pool])
-        wanted = round(len(replayed) * (1.0 - settings.replay) / settings.replay)
+        wanted = max(1, round(len(replayed) * (1.0 - settings.replay) / settings.replay))
         # Whole rounds first and a part of one last, so that none is shown much more than another.
         times = min(-(-wanted // len(mine)), _MOST_REPEATS)
         shown = torch.cat([torch.randperm(len(mine), generator=rng) for _ in range(times)])

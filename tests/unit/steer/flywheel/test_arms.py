@@ -38,7 +38,6 @@ def a_turn(n_made=20):
         synthesis=Synthesis(
             mode=turn.mode,
             predictor="tiny",
-            labelled_by=turn.labelled_by,
             judged_by="tiny",
             content="",
             round=1,

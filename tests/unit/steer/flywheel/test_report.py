@@ -30,7 +30,6 @@ def made_up(**shifts):
         Synthesis(
             mode="supervised",
             predictor="tiny",
-            labelled_by="",
             judged_by="tiny",
             content=str(run),
             round=1,

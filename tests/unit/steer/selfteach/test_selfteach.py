@@ -232,6 +232,17 @@ def test_every_arm_learns_from_the_same_share_of_training_crystals(
 
 
 @pytest.mark.usefixtures("settled")
+def test_a_small_share_of_own_crystals_is_one_at_least(start, nothing_known, tmp_path, monkeypatch):
+    sizes = []
+    original = Teach.__call__
+    monkeypatch.setattr(
+        Teach, "__call__", lambda self, g: sizes.append(len(g.crystals)) or original(self, g)
+    )
+    run(start, tmp_path, nothing_known, arms=("raw",), rounds=1, replay=0.99)
+    assert sizes == [12 + 1]
+
+
+@pytest.mark.usefixtures("settled")
 def test_fine_tuning_keeps_what_the_start_can_make(start, nothing_known, tmp_path):
     run(start, tmp_path, nothing_known, arms=("raw",), rounds=1)
     files = [f for f in tmp_path.glob("*.json") if f.name != "rounds.json"]
