@@ -88,7 +88,7 @@ class RayWorkers(Crew):
                     error, crashed = f"ended its process (Ray: {_first_line(problem)})", True
                 else:
                     if kind == "over":
-                        error = outcome.error
+                        error, crashed = outcome.error, actor.n_done > 0
                     elif position is not None:
                         ended.append((position, outcome, False))
             if error is None:
@@ -126,6 +126,7 @@ class _Actor:
         self.position: int | None = None
         self.is_loaded = False
         self.failures = 0
+        self.n_done = 0  # tasks that have left what they leave
         self.started = 0.0
         self.deadline = float("inf")
         self._later: bytes | None = None
@@ -167,6 +168,7 @@ class _Actor:
                 self.load(later)
         elif kind == "done":
             self.position = None
+            self.n_done += 1
         return kind, Outcome(value=value, error=error, seconds=seconds)
 
     def kill(self) -> None:

@@ -2,8 +2,9 @@
 
 Each worker is a fresh process with one BLAS thread. A task that takes too long, needs too much
 memory, raises or kills its process costs that task only; one whose process was ended by somebody
-else is run again. Whatever the order in which tasks finish, results come back in the order of the
-items. A cluster fits behind the same methods: `campaign.ray_workers`.
+else, or was filled by the tasks before it, is run again. Whatever the order in which tasks finish,
+results come back in the order of the items. A cluster fits behind the same methods:
+`campaign.ray_workers`.
 """
 
 import os
@@ -261,6 +262,7 @@ class _Worker:
         self.code = b""
         self.n_failed_starts = 0  # of the workers in this place, one after another
         self.n_loading = 0  # functions that were sent and have not answered yet
+        self.n_done = 0  # tasks that have left what they leave
         self.task: int | None = None
         self.started = 0.0
         self.deadline = float("inf")
@@ -303,6 +305,7 @@ class _Worker:
                 raise value if isinstance(value, MatmillError) else MatmillError(error)
             return None
         self.task, self.deadline = None, float("inf")
+        self.n_done += 1
         return Outcome(value=value, error=error, seconds=seconds)
 
     def cause_of_death(self, memory_gb: float) -> tuple[str, bool]:
@@ -310,7 +313,7 @@ class _Worker:
         self.process.join(timeout=5.0)
         code = self.process.exitcode
         if code == MEMORY_EXIT:
-            return f"needed more than {memory_gb:g} GB of memory", False
+            return f"needed more than {memory_gb:g} GB of memory", self.n_done > 0
         return f"ended its process (exit code {code})", True
 
     def kill(self) -> None:

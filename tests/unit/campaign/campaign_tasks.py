@@ -31,6 +31,16 @@ def misbehave(x):
     return x
 
 
+_left_behind = []
+
+
+def leave_behind(x):
+    """Keep 150 MB for ever, as a library does that frees nothing."""
+    _left_behind.append(b"x" * (150 << 20))
+    time.sleep(0.3)  # longer than from one look at the memory to the next
+    return x
+
+
 def threads(_):
     import torch
 

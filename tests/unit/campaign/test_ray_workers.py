@@ -62,6 +62,12 @@ def test_a_crash_that_does_not_come_back_costs_nothing(workers, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_earlier_tasks_left_in_memory_is_not_the_fault_of_this_one(workers):
+    outcomes = workers.map(tasks.leave_behind, range(8))
+    assert [outcome.value for outcome in outcomes] == [*range(8)]
+
+
+@pytest.mark.slow
 def test_a_function_is_loaded_once_an_actor(workers):
     workers.prepare(tasks.Loaded())
     first = workers.map(tasks.Loaded(), range(6))

@@ -65,6 +65,11 @@ def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
     assert [outcome.value for outcome in outcomes] == [0, 1, 2, 3]
 
 
+def test_what_earlier_tasks_left_in_memory_is_not_the_fault_of_this_one(make):
+    outcomes = make(1, memory_gb=0.5).map(tasks.leave_behind, range(5))
+    assert [outcome.value for outcome in outcomes] == [0, 1, 2, 3, 4]
+
+
 def test_a_function_is_loaded_once_a_process(make):
     workers = make(2)
     workers.prepare(tasks.Loaded())
