@@ -117,7 +117,8 @@ class TaskBoard:
         waiting = self._worth_trying(given, done, tries)
         total = len(given)
         failed = total - len(done) - len(waiting)
-        on_event(Event(stage=kind, done=total - len(waiting), total=total))
+        stage = kind.rstrip(" 0123456789")  # without the number of the recipe
+        on_event(Event(stage=stage, done=total - len(waiting), total=total))
         while waiting:
             now = list(waiting)
 
@@ -130,7 +131,7 @@ class TaskBoard:
                 elif tries[key] >= self.attempts:
                     failed += 1
                 values = {"failed": float(failed)} if failed else {}
-                on_event(Event(stage=kind, done=len(done) + failed, total=total, values=values))
+                on_event(Event(stage=stage, done=len(done) + failed, total=total, values=values))
 
             workers.map(function, [given[key] for key in now], on_done=keep)
             waiting = self._worth_trying(given, done, tries)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from matmill.progress import Event, OnEvent, ignore
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, Task, TaskID
-    from rich.text import Text
+    from rich.progress import Progress, TaskID
 
 PLAIN_SECONDS = 10.0  # between two lines about one stage where nobody watches live
 
@@ -67,41 +66,72 @@ def values_text(values: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
 
 
+class _Pace:
+    """How fast each stage goes, without what was finished before this program looked.
+
+    A stage of a loop comes again: where its count falls, a new one has begun.
+    """
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[float, int]] = {}  # when, and how much was done by then
+        self.last: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> tuple[str, bool]:
+        """Return the rate as a text, and whether the stage begins with this event."""
+        now = time.monotonic()
+        is_first = event.done < self.last.get(event.stage, event.done + 1)
+        if is_first:
+            self.begun[event.stage] = now, event.done
+        self.last[event.stage] = event.done
+        start, before = self.begun[event.stage]
+        return rate(event.done - before, now - start), is_first
+
+
 class _Bars:
     """One bar a stage, shown live."""
 
     def __init__(self, progress: "Progress") -> None:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
+        self.pace = _Pace()
 
     def __call__(self, event: Event) -> None:
+        speed, is_first = self.pace(event)
         if event.stage not in self.tasks:
-            self.tasks[event.stage] = self.progress.add_task(event.stage, total=None, note="")
+            task = self.progress.add_task(event.stage, total=None, note="", rate="")
+            self.tasks[event.stage] = task
+        elif is_first:
+            self.progress.reset(self.tasks[event.stage])
         note = ", ".join(part for part in (event.message, values_text(event.values)) if part)
-        total = event.total
-        self.progress.update(self.tasks[event.stage], completed=event.done, total=total, note=note)
+        self.progress.update(
+            self.tasks[event.stage],
+            completed=event.done,
+            total=event.total,
+            note=note,
+            rate=speed,
+        )
 
 
 class _Lines:
     """A line when a stage starts, ends, says something, and every few seconds."""
 
     def __init__(self) -> None:
-        self.started: dict[str, float] = {}
+        self.pace = _Pace()
         self.spoken: dict[str, float] = {}
         self.messages: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        start = self.started.setdefault(event.stage, now)
+        speed, is_first = self.pace(event)
         is_end = event.total is not None and event.done >= event.total
         is_due = now - self.spoken.get(event.stage, float("-inf")) >= PLAIN_SECONDS
         is_new = bool(event.message) and event.message != self.messages.get(event.stage)
-        if not (is_end or is_due or is_new):
+        if not (is_first or is_end or is_due or is_new):
             return
         self.spoken[event.stage] = now
         self.messages[event.stage] = event.message
         count = f"{event.done}/{event.total}" if event.total is not None else str(event.done)
-        parts = (count, rate(event.done, now - start), event.message, values_text(event.values))
+        parts = (count, speed, event.message, values_text(event.values))
         sys.stderr.write(f"{event.stage}: {', '.join(part for part in parts if part)}\n")
         sys.stderr.flush()
 
@@ -121,7 +151,7 @@ def _live_bars() -> "Progress":
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _rate_column(),
+        TextColumn("[cyan]{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
@@ -129,14 +159,3 @@ def _live_bars() -> "Progress":
         console=Console(stderr=True),
         refresh_per_second=4,
     )
-
-
-def _rate_column() -> "ProgressColumn":
-    from rich.progress import ProgressColumn
-    from rich.text import Text
-
-    class RateColumn(ProgressColumn):
-        def render(self, task: "Task") -> "Text":
-            return Text(rate(int(task.completed), task.elapsed or 0.0), style="cyan")
-
-    return RateColumn()
