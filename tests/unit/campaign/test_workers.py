@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from matmill.campaign.worker import give_back_memory, resident_gb
 from matmill.campaign.workers import InlineWorkers, LocalWorkers
 from matmill.errors import MatmillError, MissingExtraError
 
@@ -68,6 +70,19 @@ def test_a_process_that_somebody_killed_costs_nothing(make, tmp_path):
 def test_what_earlier_tasks_left_in_memory_is_not_the_fault_of_this_one(make):
     outcomes = make(1, memory_gb=0.5).map(tasks.leave_behind, range(5))
     assert [outcome.value for outcome in outcomes] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
+def test_freed_memory_goes_back():
+    blocks = [b"x" * 100_000 for _ in range(3000)]
+    pinned = blocks[-1]  # what stands behind the holes keeps them, unless somebody asks
+    del blocks
+    before = resident_gb()
+    give_back_memory()
+    assert before - resident_gb() > 0.2
+    assert len(pinned) == 100_000
 
 
 def test_a_function_is_loaded_once_a_process(make):
