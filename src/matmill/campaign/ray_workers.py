@@ -126,7 +126,7 @@ class _Actor:
         self.position: int | None = None
         self.is_loaded = False
         self.failures = 0
-        self.n_done = 0  # tasks that have left what they leave
+        self.n_done = 0  # tasks before this one, which may have left memory full
         self.started = 0.0
         self.deadline = float("inf")
         self._later: bytes | None = None

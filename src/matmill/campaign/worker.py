@@ -124,8 +124,8 @@ def _watch(memory_gb: float, parent: int) -> None:
 def give_back_memory() -> None:
     """Return freed memory to the system, where the C library can.
 
-    Trainings leave holes between blocks of many sizes: without this a process of glibc's kept
-    0.2 GB more after each training of a generator, and in the end met its cap.
+    Trainings leave holes between blocks of many sizes: without this a process with glibc kept
+    about 0.2 GB more after each training of a generator (five were watched).
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)

@@ -262,7 +262,7 @@ class _Worker:
         self.code = b""
         self.n_failed_starts = 0  # of the workers in this place, one after another
         self.n_loading = 0  # functions that were sent and have not answered yet
-        self.n_done = 0  # tasks that have left what they leave
+        self.n_done = 0  # tasks before this one, which may have left memory full
         self.task: int | None = None
         self.started = 0.0
         self.deadline = float("inf")

@@ -61,6 +61,14 @@ def test_results_come_in_order_and_are_computed_once(store):
     assert TaskBoard(store).counts() == {"square": {"done": 4}}
 
 
+def test_progress_names_the_work_and_not_its_recipe(store):
+    events = []
+    board = TaskBoard(store)
+    board.run("fit trees 2", [1], Counted(lambda x, _: x), InlineWorkers(), events.append)
+    assert {event.stage for event in events} == {"fit trees"}
+    assert TaskBoard(store).counts() == {"fit trees 2": {"done": 1}}
+
+
 def test_failures_are_kept_and_tried_again_so_often(store):
     def answer(x, call):
         if x == "never" or (x == "second" and call == 1):
